@@ -86,7 +86,7 @@ def freeze_norm(backbone: Backbone) -> Backbone:
     backbone.norm_frozen = True
     return backbone.train(backbone.training)
 
-# %% ../nbs/07_backbone.ipynb #1138334e
+# %% ../nbs/07_backbone.ipynb #c999de28
 class EfficientNetB0(Backbone):
     "EfficientNet-B0 (arXiv 1905.11946): stem, 16 MBConv blocks, final 1x1 convolution."
     channels, taps, steps = (40, 112, 1280), (5, 11, 17), 18
@@ -94,8 +94,13 @@ class EfficientNetB0(Backbone):
     def __init__(self):
         super().__init__()
         self.body = EfficientNet.from_name("efficientnet-b0")
-        self.body.set_swish(memory_efficient=False)
         self.body._fc = nn.Identity()  # ImageNet's classifier is not part of a feature extractor
+        for module in self.body.modules():
+            if hasattr(module, "_swish"):
+                module._swish = nn.SiLU()
+            pad = getattr(getattr(module, "static_padding", None), "padding", None)
+            if pad and len(set(pad)) == 1:  # symmetric; a stride of 2 pads one side more and keeps its own layer
+                module.padding, module.static_padding = (pad[0], pad[0]), nn.Identity()
 
     def run_step(self, index, x):
         if index == 0:

@@ -113,13 +113,13 @@ def add_eval(commands) -> None:
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
     add("--json", action="store_true", help="print one JSON object, unrounded (default: off)")
 
-# %% ../nbs/18_cli.ipynb #1ec25472
+# %% ../nbs/18_cli.ipynb #82da6f74
 def do_check(args: argparse.Namespace) -> int:  # exit code: 1 when training would go wrong
     "Look at every file of the three minis: counts per split and class, leaks, broken files, boxes outside their image."
     with contextlib.redirect_stdout(sys.stderr):
         from unified_onehead.sources import check_minis
         report = check_minis(args.data_root, tuple(c.strip() for c in args.classes.split(",") if c.strip()))
-    print(json.dumps(report.as_dict(), indent=1) if args.json else "\n".join(report.text))
+    print(json.dumps(report.as_dict(), indent=1) if args.json else report.text())
     return 0 if report.ok else 1
 
 

@@ -39,7 +39,7 @@ def expect_error(
         return str(error)
     raise AssertionError(f"nothing was raised; expected {kind.__name__} with {contains!r}")
 
-# %% ../nbs/00_config.ipynb #3a8e173f
+# %% ../nbs/00_config.ipynb #a439a737
 @dataclass(frozen=True)
 class DataConfig:
     "Where the three minis are and how an image reaches the network."
@@ -48,7 +48,7 @@ class DataConfig:
     synthetic_side: int = 128  # side of a synthetic image, pixels
     n_train: int = 240  # synthetic images a task for training (the assignment's number)
     n_val: int = 60  # synthetic images a task for validation (the assignment's number)
-    det_classes: tuple[str, ...] = ()  # ten names; empty: the ten most frequent names present in both splits
+    det_classes: tuple[str, ...] = ()  # ten names; empty: the ten most frequent in both splits (see `sources`)
     size: int = 256  # input side in pixels, a multiple of 32; larger finds smaller objects and costs its square
     workers: int = 0  # loader processes; 0 on small CPUs, where they would take the trainer's cores
 

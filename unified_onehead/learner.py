@@ -166,17 +166,18 @@ class Learner:
             parts.update(self.strategy.extra_losses(self.net, feats, output, progress))
         return parts
 
-# %% ../nbs/14_learner.ipynb #abb6a7b4
+# %% ../nbs/14_learner.ipynb #7b49f152
 def make_optimizer(learner: Learner, total: int, stage: int) -> tuple:  # optimiser, schedule, averaged network
     "What a stage of `total` steps needs."
     cfg = learner.cfg.train
+    learner.accelerator.free_memory()  # it holds on to the optimiser of the stage before
     optimizer = torch.optim.AdamW(parameter_groups(learner.net, learner.cfg, stage))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate_factor(i, total, cfg.warmup))
     decay = min(cfg.ema, max(0.0, 1 - 10 / total))  # a short stage needs a short memory
     average = AveragedModel(learner.net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     return learner.accelerator.prepare(optimizer), schedule, average
 
-# %% ../nbs/14_learner.ipynb #1b4a1a59
+# %% ../nbs/14_learner.ipynb #cdbcf610
 def fit_stage(
     learner: Learner,
     stage: int,  # counts from 0
@@ -204,7 +205,6 @@ def fit_stage(
     for name in names:
         sets = [learner.tasks[name].class_set(r) for r in learner.train_sets[name].records]
         learner.strategy.end_stage(learner.net, name, sets, generator)
-    learner.accelerator.free_memory()
     return rows
 
 # %% ../nbs/14_learner.ipynb #dacda58b
