@@ -71,7 +71,7 @@ def rules_data(
         unknown("data: size", megabytes, "size not recorded") if size is None else
         rule("data: size", megabytes, f"{size / 1e6:.1f} MB", size < 120e6)]
 
-# %% ../nbs/15_report.ipynb #11c71f27
+# %% ../nbs/15_report.ipynb #903415c2
 BACKBONES = {"efficientnet_b0": "EfficientNet-B0", "mobilenet_v2": "MobileNetV2"}
 
 
@@ -79,7 +79,7 @@ def rules_network(
     results: dict,  # see the table on top
 ) -> list:  # rules
     "Backbone, freezing, neck, head, branch, parameters."
-    facts, weights = results.get("parameters") or {}, results.get("weights") or {}
+    facts, weights = results.get("network") or {}, results.get("weights") or {}
     backbone, pretrained = weights.get("backbone"), weights.get("name", "none") != "none"
     frozen, neck, head = (facts.get(k) for k in ("frozen_blocks", "neck_layers", "head_layers"))
     branch, total = facts.get("one_branch"), facts.get("total")
@@ -347,7 +347,7 @@ def analysis(
     means = [m for m in means if m]
     return "\n".join(f"- {line}" for line in lines + more + ([", ".join(means) + "."] if means else []))
 
-# %% ../nbs/15_report.ipynb #a2529fce
+# %% ../nbs/15_report.ipynb #fa56a7bb
 def markdown_table(
     rows: list,  # lists of equally many values; the first is the header
 ) -> str:  # markdown
@@ -360,7 +360,7 @@ def diagram(
     results: dict,  # see the table on top
 ) -> str:  # a text diagram with shapes
     "The network as it was built in this run."
-    config, facts = results.get("config") or {}, results.get("parameters") or {}
+    config, facts = results.get("config") or {}, results.get("network") or {}
     side, width = (config.get("data") or {}).get("size", "S"), (config.get("net") or {}).get("width", "W")
     classes = (results.get("data") or {}).get("classes") or {}
     det, seg, cls = (len(classes[t]) if t in classes else f"C_{t}" for t in ("det", "seg", "cls"))
@@ -433,12 +433,12 @@ def section_results(
     further += [[k, number(v)] for k, v in list(results["matrix"].values())[-1].items() if k not in metrics]
     return "\n\n".join([markdown_table(rows)] + [markdown_table(further)] * (len(further) > 1) + class_lines(results))
 
-# %% ../nbs/15_report.ipynb #6f9afe84
+# %% ../nbs/15_report.ipynb #57c287f7
 def section_resources(
     results: dict,  # see the table on top
 ) -> str:  # markdown
     "Parameters by part, latency, training time, versions."
-    facts, latency = results.get("parameters") or {}, results.get("latency_ms") or {}
+    facts, latency = results.get("network") or {}, results.get("latency_ms") or {}
     rows = [["what", "value"]]
     parts = ("total", "trainable", "backbone", "neck", "head")
     rows += [[f"parameters, {k}", f"{facts[k]:,}"] for k in parts if k in facts]

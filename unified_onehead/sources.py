@@ -109,7 +109,7 @@ def located(folder: Path, task: str, split: str):
                          f"Expected: {LAYOUTS[task].replace('{split}', split)}. Found: {what_is_there(folder)}.")
     return found
 
-# %% ../nbs/05_sources.ipynb #6efc1602
+# %% ../nbs/05_sources.ipynb #d05dd13a
 def find_mini(
     root: "str | Path",  # the folder that holds the three datasets
     task: str,  # seg | det | cls
@@ -132,9 +132,11 @@ def find_mini(
         raise InputError(f"{root}: {len(found)} folders hold a {TASK_TITLES[task]} dataset ({found[0].name}, "
                          f"{found[1].name}). Name the one to use {FOLDERS[task]}.")
     where = named if named.is_dir() else root
-    raise InputError(f"{where}: no {TASK_TITLES[task]} dataset in a layout that is read. Expected inside "
-                     f"{FOLDERS[task]} (or a folder of another name): {LAYOUTS[task]}, where {{split}} is train or "
-                     f"val. Found: {what_is_there(where)}.")
+    nothing = not any(LOCATORS[t](p, s) for t in TASKS for s in SPLITS for p in root.iterdir() if p.is_dir())
+    wanted = "; ".join(f"inside {FOLDERS[t]} (or a folder of another name) {LAYOUTS[t]}"
+                       for t in (TASKS if nothing else (task,)))
+    raise InputError(f"{where}: no {'' if nothing else TASK_TITLES[task] + ' '}dataset in a layout that is read. Expected "
+                     f"{wanted}, where {{split}} is train or val. Found: {what_is_there(where)}.")
 
 # %% ../nbs/05_sources.ipynb #448a761e
 def read_json(path: Path) -> dict:

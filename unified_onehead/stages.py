@@ -230,7 +230,7 @@ def reproduces(path: Path, learner: Learner, final: "dict[str, float]") -> bool:
     learner.net = trained
     return all(abs(again[m] - final[m]) < 1e-6 for m in METRICS.values())
 
-# %% ../nbs/16_stages.ipynb #0072f1d1
+# %% ../nbs/16_stages.ipynb #9fd4450e
 def collect(
     learner: Learner,
     minis: Minis,
@@ -240,11 +240,11 @@ def collect(
 ) -> dict:  # results, without rules and figures
     "Measure what is left to measure and put everything into one dict."
     cfg, net, device = learner.cfg, learner.net, learner.device
-    size = cfg.data.size
+    size, facts = cfg.data.size, check_network(net)
     return {
         "matrix": state["matrix"], "single_task": single,
         **ScoreMatrix(state["matrix"]).summary(),
-        "parameters": check_network(net), "macs_512": count_macs(net, 512),
+        "parameters": facts["total"], "network": facts, "macs_512": count_macs(net, 512),
         "latency_ms": {"median": round(measure_latency(net, 512, device), 2), "device": device_name(device), "input_size": 512,
                        "at_training_size": {"median": round(measure_latency(net, size, device), 2), "input_size": size}},
         "train_seconds": {**state["seconds"], "total": round(sum(state["seconds"].values()), 2)},
