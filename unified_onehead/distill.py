@@ -89,7 +89,7 @@ class ReplayMemory:
             picks.append((tasks[k % len(tasks)], pool[torch.randint(len(pool), (), generator=generator).item()]))
         return picks
 
-# %% ../nbs/11_distill.ipynb #6b6d0174
+# %% ../nbs/11_distill.ipynb #ff8a2fc3
 class Strategy:
     "Naive fine-tuning: every hook does nothing. Subclasses override what they need."
 
@@ -105,7 +105,11 @@ class Strategy:
     def begin_stage(self, net: OneHead, stage: int, seen: "list[str]") -> None:
         "Before a stage; `seen` are the tasks of earlier stages."
 
-    def extra_losses(self, net: OneHead, feats: list, output: UnifiedOutput, progress: float) -> "dict[str, torch.Tensor]":
+    def targets(self, feats: list) -> "UnifiedOutput | None":
+        "What a teacher says about a step's images. It depends on the images alone, so the loop may keep it for later epochs."
+        return None
+
+    def extra_losses(self, net: OneHead, output: UnifiedOutput, targets, progress: float) -> "dict[str, torch.Tensor]":
         "Further weighted loss parts of a step; `progress` runs from 0 to 1 over the stage."
         return {}
 
@@ -117,7 +121,7 @@ class Strategy:
         if self.memory.capacity:
             self.memory.store(task, class_sets, generator)
 
-# %% ../nbs/11_distill.ipynb #e41c5701
+# %% ../nbs/11_distill.ipynb #698667b5
 class ProgressiveKnowledgeDistillation(Strategy):
     "Teacher from the previous stage on every image of a step, plus a replay memory."
 
@@ -134,12 +138,14 @@ class ProgressiveKnowledgeDistillation(Strategy):
             self.teacher = copy.deepcopy(net).eval().requires_grad_(False)
             self.weight = self.cfg.kd * self.cfg.kd_growth ** (stage - 1)
 
-    def extra_losses(self, net, feats, output, progress):
-        if self.teacher is None:
+    @torch.no_grad()
+    def targets(self, feats):
+        return None if self.teacher is None else self.teacher.from_trunk(feats)
+
+    def extra_losses(self, net, output, targets, progress):
+        if targets is None:
             return {}
-        with torch.no_grad():
-            target = self.teacher.from_trunk(feats)
-        return {f"kd_{task}": self.weight * self.distance(task, output, target, net.stride) for task in self.seen}
+        return {f"kd_{task}": self.weight * self.distance(task, output, targets, net.stride) for task in self.seen}
 
     def distance(self, task: str, student: UnifiedOutput, teacher: UnifiedOutput, stride: int) -> torch.Tensor:
         "How far the student's channels of one task are from the teacher's."
