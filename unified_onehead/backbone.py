@@ -17,7 +17,7 @@ from torch import nn
 
 from .config import InputError
 
-# %% ../nbs/07_backbone.ipynb #072cb2c3
+# %% ../nbs/07_backbone.ipynb #fb22a45a
 NORMS = (nn.BatchNorm2d,)
 
 
@@ -26,7 +26,7 @@ class FrozenSteps(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.frozen, self.norm_frozen = 0, False
+        self.frozen, self.norm_frozen, self.pretrained = 0, False, False
 
     def train(self, mode: bool = True) -> "FrozenSteps":
         "`train()` that leaves frozen steps and fixed norms in eval."
@@ -66,7 +66,7 @@ class Backbone(FrozenSteps):
         "All steps."
         return self.tail(self.trunk(images))
 
-# %% ../nbs/07_backbone.ipynb #0f27e586
+# %% ../nbs/07_backbone.ipynb #600d97f1
 def freeze(
     backbone: Backbone,  # changed in place
     blocks: int,  # leading MBConv blocks to freeze, the stem with them; 0 freezes nothing
@@ -74,7 +74,7 @@ def freeze(
     "Freeze the stem and the first blocks, and fix the norm statistics of the whole backbone."
     if not 0 <= blocks <= backbone.steps - 2:
         raise InputError(f"frozen_blocks={blocks}: this backbone has {backbone.steps - 2} blocks.")
-    backbone.frozen = blocks + 1 if blocks else 0
+    backbone.frozen, backbone.pretrained = blocks + 1 if blocks else 0, True
     for index in range(backbone.steps):
         for module in backbone.step_modules(index):
             module.requires_grad_(index >= backbone.frozen)
@@ -132,7 +132,7 @@ class MobileNetV2(Backbone):
 
 BACKBONES = {"efficientnet_b0": EfficientNetB0, "mobilenet_v2": MobileNetV2}
 
-# %% ../nbs/07_backbone.ipynb #2670cf8e
+# %% ../nbs/07_backbone.ipynb #dde3ab82
 IMAGENET = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/efficientnet-b0-355c32eb.pth"
 
 
@@ -152,7 +152,10 @@ def read_state(
     "Read a state dict safely. Raises InputError naming the file."
     if not Path(path).is_file():
         raise InputError(f"weights {path}: no such file. Use --weights imagenet, --weights none, or the path of a state dict.")
-    found = file_sha256(path)
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise InputError(f"weights {path}: cannot be read ({error.strerror}).") from error
     if sha256 and found != sha256:
         raise InputError(f"weights {path}: sha256 is {found}, expected {sha256}. Download the file again.")
     try:
@@ -161,26 +164,28 @@ def read_state(
         raise InputError(f"weights {path}: cannot be read as a state dict ({type(error).__name__}). It is damaged or was not "
                          "written by torch.save.") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    if not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"weights {path}: holds no state dict of tensors.")
     return state, found
 
-# %% ../nbs/07_backbone.ipynb #9bc7bb10
+# %% ../nbs/07_backbone.ipynb #bb2e85bf
 def match_backbone(
     state: dict,  # tensors by name
     path: str,  # named in the message
 ) -> "tuple[str, dict]":  # backbone's name, and the tensors by our names
-    "Find the declared backbone that a state dict belongs to, whatever prefix or classifier it carries."
+    "Find the declared backbone that a state dict belongs to; a classifier in the file does not matter."
     reasons = []
     for name, kind in BACKBONES.items():
-        own = {k.removeprefix("body."): k for k in kind().state_dict()}
-        ours = {own[k]: v for k, v in state.items() if k in own}
-        if not ours and name == "mobilenet_v2":  # a file that holds only the features, numbered from 0
-            ours = {own[f"features.{k}"]: v for k, v in state.items() if f"features.{k}" in own}
+        template = kind().state_dict()
+        own = {k.removeprefix("body."): k for k in template}
+        ours = {}
+        for prefix, lead in (("", ""), ("module.", ""), ("", "features.")):  # as saved, from DataParallel, features alone
+            names = {k: own.get(lead + k.removeprefix(prefix)) for k in state}
+            ours = ours or {names[k]: v for k, v in state.items() if names[k] and v.shape == template[names[k]].shape}
         missing = [k for k in own if own[k] not in ours and not k.endswith("num_batches_tracked")]
         if not missing:
             return name, ours
-        reasons.append(f"{name}: {len(missing)} of {len(own)} tensors missing, first {missing[0]}")
+        reasons.append(f"{name}: {len(missing)} of {len(own)} tensors missing or of another shape, first {missing[0]}")
     raise InputError(f"weights {path}: these are weights of another network ({'; '.join(reasons)}). "
                      "Give a state dict of efficientnet_pytorch's B0 or of torchvision's mobilenet_v2.")
 

@@ -59,7 +59,7 @@ def settings_help() -> str:
     lines += [f"  {name}: " + " ".join(f"{k}={v}" for k, v in change.items()) for name, change in PRESETS.items()]
     return "\n".join(lines)
 
-# %% ../nbs/18_cli.ipynb #cefbd720
+# %% ../nbs/18_cli.ipynb #2fd31839
 def add_run(commands) -> None:
     "The `run` command's options; defaults shown are read from the configuration."
     default = Config()
@@ -77,7 +77,7 @@ def add_run(commands) -> None:
     add("--seed", type=int, help=f"seeds weights, order and augmentation (default: {default.run.seed})")
     add("--device", help=f"auto, cpu, cuda or mps (default: {default.run.device})")
     add("--out", metavar="DIR", help="folder for the model, the logs and the report (default: a new one under runs/)")
-    add("--resume", action="store_true", help="go on with the run in DIR after its last finished epoch (default: off)")
+    add("--resume", action="store_true", help="go on with the run in DIR after its last finished stage (default: off)")
 
 # %% ../nbs/18_cli.ipynb #ee395694
 SCORES = {"AP": "mAP", "AP50": "AP50", "mIoU": "mIoU", "Top1": "Top-1"}  # result key -> the name people use

@@ -39,12 +39,12 @@ def expect_error(
         return str(error)
     raise AssertionError(f"nothing was raised; expected {kind.__name__} with {contains!r}")
 
-# %% ../nbs/00_config.ipynb #a439a737
+# %% ../nbs/00_config.ipynb #9179c95b
 @dataclass(frozen=True)
 class DataConfig:
     "Where the three minis are and how an image reaches the network."
     root: str = ""  # folder with the three minis; empty: synthetic minis are made in `synthetic_dir`
-    synthetic_dir: str = "data/synthetic_minis"  # where the synthetic minis are written
+    synthetic_dir: str = "data/synthetic_minis"  # where the synthetic minis are written; size and seed are added to the name
     synthetic_side: int = 128  # side of a synthetic image, pixels
     n_train: int = 240  # synthetic images a task for training (the assignment's number)
     n_val: int = 60  # synthetic images a task for validation (the assignment's number)
@@ -61,9 +61,8 @@ class NetConfig:
     weights_sha256: str = ""  # expected sha256 of the weights file; empty: only recorded
     frozen_blocks: int = 8  # leading MBConv blocks that never train when pretrained; none are frozen without weights
     width: int = 160  # channels of the fused map and the head; cost grows with its square
-    head_dropout: float = 0.1  # channel dropout before the output layer while training
 
-# %% ../nbs/00_config.ipynb #2f62ce5a
+# %% ../nbs/00_config.ipynb #fc4e2732
 @dataclass(frozen=True)
 class LossConfig:
     "Weights of the named parts inside each task's loss."
@@ -91,9 +90,10 @@ class TrainConfig:
     ema: float = 0.99  # decay of the averaged weights that are evaluated and handed on; 0 switches it off
     precision: str = "no"  # no | fp16 | bf16, as accelerate names them
     views: int = 0  # fixed views an image whose trunk output is kept in memory; 0 draws a new view every epoch
-    jitter: float = 0.4  # scale jitter of training images: 1 - jitter .. 1 + jitter
+    zoom_min: float = 0.75  # training images are scaled by a random factor from here
+    zoom_max: float = 1.5  # to here; what is larger than the input is cropped at random
 
-# %% ../nbs/00_config.ipynb #26bda773
+# %% ../nbs/00_config.ipynb #5e605db4
 @dataclass(frozen=True)
 class DistillConfig:
     "What keeps the earlier tasks."
@@ -103,6 +103,7 @@ class DistillConfig:
     temperature: float = 2.0  # softens class distributions
     replay: int = 10  # images kept of every earlier task, in all; the assignment allows 10
     replay_batch: int = 4  # replayed images in a step
+    old_rows: float = 0.1  # how far a step may move the output channels of earlier tasks, as a share of its own wish
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def apply_overrides(
         values[leaf] = parse_value(text, table[leaf][1], leaf) if leaf in table else text
     return replace_fields(cfg, **values)
 
-# %% ../nbs/00_config.ipynb #e1f43c44
+# %% ../nbs/00_config.ipynb #4d41984b
 def check_config(cfg: Config) -> Config:  # the same configuration
     "Refuse values that cannot work; the message names the setting and what it may be."
     def need(ok, text):
@@ -198,7 +199,16 @@ def check_config(cfg: Config) -> Config:  # the same configuration
     need(cfg.train.batch_size >= 2, f"batch_size={cfg.train.batch_size}: must be at least 2.")
     need(cfg.train.lr > 0, f"lr={cfg.train.lr}: must be positive.")
     need(0 <= cfg.train.ema < 1, f"ema={cfg.train.ema}: must be in [0, 1).")
-    need(0 <= cfg.train.jitter < 1, f"jitter={cfg.train.jitter}: must be in [0, 1).")
+    need(0 < cfg.train.zoom_min <= cfg.train.zoom_max, f"zoom_min={cfg.train.zoom_min}: must be positive and at most zoom_max.")
+    need(cfg.net.width > 0 and cfg.net.width % 8 == 0, f"width={cfg.net.width}: must be a positive multiple of 8.")
+    need(0 <= cfg.distill.replay_batch <= 10, f"replay_batch={cfg.distill.replay_batch}: the assignment allows 0 to 10.")
+    need(0 <= cfg.distill.old_rows <= 1, f"old_rows={cfg.distill.old_rows}: must be in [0, 1].")
+    need(cfg.distill.temperature > 0, f"temperature={cfg.distill.temperature}: must be positive.")
+    need(0 <= cfg.loss.smoothing < 1, f"smoothing={cfg.loss.smoothing}: must be in [0, 1).")
+    need(cfg.run.eval_batch >= 1, f"eval_batch={cfg.run.eval_batch}: must be at least 1.")
+    for key, value in (("seed", cfg.run.seed), ("threads", cfg.run.threads), ("workers", cfg.data.workers),
+                       ("views", cfg.train.views), ("frozen_blocks", cfg.net.frozen_blocks)):
+        need(value >= 0, f"{key}={value}: must not be negative.")
     need(cfg.train.precision in ("no", "fp16", "bf16"), f"precision={cfg.train.precision}: one of no, fp16, bf16.")
     for name in ("epochs_seg", "epochs_det", "epochs_cls"):
         need(getattr(cfg.train, name) >= 1, f"{name}={getattr(cfg.train, name)}: must be at least 1.")
@@ -234,11 +244,11 @@ def from_dict(plain: dict) -> Config:  # the configuration
     leaves = {k: tuple(v) if isinstance(v, list) else v for part in plain.values() for k, v in part.items()}
     return replace_fields(Config(), **leaves)
 
-# %% ../nbs/00_config.ipynb #d8264fdf
+# %% ../nbs/00_config.ipynb #d7854af7
 def seed_everything(seed: int) -> None:
     "Seed Python, numpy and torch."
     import numpy
     import torch
     random.seed(seed)
-    numpy.random.seed(seed)
+    numpy.random.seed(seed % 2**32)  # numpy takes 32 bits
     torch.manual_seed(seed)

@@ -116,7 +116,7 @@ class UnifiedOutputLayer(nn.Module):
         detection, segmentation, classification = self.conv(x).float().split(self.sizes, dim=1)
         return UnifiedOutput(detection, segmentation, classification.mean((2, 3)))
 
-# %% ../nbs/08_net.ipynb #b7bc356c
+# %% ../nbs/08_net.ipynb #38d320f0
 class ConvLayer(nn.Module):
     "A separable convolution, norm, activation: one layer."
 
@@ -132,19 +132,18 @@ class ConvLayer(nn.Module):
 class TaskAdaptiveProcessor(nn.Module):
     "The unified head: exactly three layers, one branch."
 
-    def __init__(self, width: int, counts: dict, dropout: float = 0.0):
+    def __init__(self, width: int, counts: dict):
         super().__init__()
         self.layers = nn.ModuleList([ConvLayer(width), TaskAwarenessLayer(width), UnifiedOutputLayer(width, counts)])
-        self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: torch.Tensor) -> UnifiedOutput:
         "Fused map to all outputs."
         *hidden, output = self.layers
         for layer in hidden:
             x = layer(x)
-        return output(self.dropout(x))
+        return output(x)
 
-# %% ../nbs/08_net.ipynb #aa5b36f8
+# %% ../nbs/08_net.ipynb #e585641c
 class OneHead(nn.Module):
     "Backbone, neck and head. One call returns detection, segmentation and classification."
 
@@ -153,14 +152,13 @@ class OneHead(nn.Module):
         backbone: Backbone,  # with declared strides and channels
         counts: dict,  # task -> number of classes
         width: int = 160,  # channels of neck and head
-        dropout: float = 0.0,  # before the output layer, while training
     ):
         super().__init__()
         self.counts = dict(counts)
         self.stride = backbone.strides[0]
         self.backbone = backbone
         self.neck = DynamicFeatureFusion(backbone.channels, width)
-        self.head = TaskAdaptiveProcessor(width, counts, dropout)
+        self.head = TaskAdaptiveProcessor(width, counts)
         self.to(memory_format=torch.channels_last)
 
     def trunk(self, images: torch.Tensor) -> list:
@@ -177,7 +175,7 @@ class OneHead(nn.Module):
         "All outputs of normalised images."
         return self.from_trunk(self.trunk(images))
 
-# %% ../nbs/08_net.ipynb #8084c76c
+# %% ../nbs/08_net.ipynb #78ee89b1
 def build_network(
     cfg: Config,  # net.* is read
     counts: dict,  # task -> number of classes
@@ -185,7 +183,7 @@ def build_network(
     "Make the network with its start weights and prove that these survived construction."
     backbone, record, state = build_backbone(
         cfg.net.backbone, cfg.net.weights, cfg.net.weights_sha256, cfg.net.frozen_blocks)
-    net = OneHead(backbone, counts, cfg.net.width, cfg.net.head_dropout)
+    net = OneHead(backbone, counts, cfg.net.width)
     return net, {**record, "survived": survived(net.backbone, state)}
 
 # %% ../nbs/08_net.ipynb #d5fad14f
@@ -209,7 +207,7 @@ def one_branch(net: OneHead) -> bool:
     return (torch.equal(out.detection, det.float()) and torch.equal(out.segmentation, seg.float())
             and torch.allclose(out.classification, cls.float().mean((2, 3)), atol=1e-6))
 
-# %% ../nbs/08_net.ipynb #f1b3c0ca
+# %% ../nbs/08_net.ipynb #e1ecb0ae
 def head_linear_maps(net: OneHead) -> list:  # one list of module names a layer
     "The head's convolutions and linear maps, grouped by layer; a pointwise convolution after a depthwise one joins it."
     groups = []
@@ -238,7 +236,7 @@ def check_network(net: OneHead) -> dict:
             "backbone": sum(p.numel() for p in net.backbone.parameters()),
             "neck": sum(p.numel() for p in net.neck.parameters()),
             "head": sum(p.numel() for p in net.head.parameters()),
-            "neck_layers": 1 if isinstance(net.neck, DynamicFeatureFusion) else None,
+            "neck_layers": max(sum(isinstance(m, nn.Conv2d) for m in path.modules()) for path in net.neck.laterals),
             "head_layers": len(layers), "head_maps": layers, "one_branch": branch,
             "frozen_blocks": next((i for i, s in enumerate(still) if not s), len(still))}
 

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['Predictor', 'evaluate_file']
 
-# %% ../nbs/17_predict.ipynb #2ef0bccd
+# %% ../nbs/17_predict.ipynb #805cb95b
 from pathlib import Path
 
-from .config import TASKS, replace_fields
+from .config import TASKS
 from .data import MiniDataset, Record
-from .learner import evaluate, load_model, make_accelerator
+from .learner import evaluate, load_model, pick_device
 from .sources import read_minis
 from .stages import predict_image
 from .task import make_tasks
 
-# %% ../nbs/17_predict.ipynb #801654e2
+# %% ../nbs/17_predict.ipynb #373bec79
 class Predictor:
     "All three predictions of a saved model for an image file, from one forward pass."
 
@@ -25,7 +25,7 @@ class Predictor:
         device: "str | None" = None,  # None: what the machine has
     ):
         self.net, self.cfg, self.classes, _ = load_model(weights)
-        self.device = make_accelerator(replace_fields(self.cfg, device=device or "auto")).device
+        self.device = pick_device(device or "auto")
         self.net.to(self.device)
         self.tasks = make_tasks(self.classes, self.cfg, self.net.stride)
 

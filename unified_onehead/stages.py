@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['get_minis', 'data_facts', 'open_folder', 'next_name', 'write_json', 'measure_latency', 'versions', 'run_stages',
-           'last_checkpoint', 'restore', 'single_task_runs', 'run_assignment', 'describe_start', 'reproduces',
-           'collect', 'floors', 'predict_image', 'finish']
+           'last_checkpoint', 'restore', 'single_task_runs', 'run_assignment', 'describe_start', 'keep_finished',
+           'check_images', 'reproduces', 'collect', 'floors', 'predict_image', 'finish']
 
-# %% ../nbs/16_stages.ipynb #f6c8f4cc
+# %% ../nbs/16_stages.ipynb #0129474d
 import json
 import os
 import platform
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from .config import METRICS, TASKS, Config, InputError, replace_fields, seed_everything, to_dict
+from .config import IGNORE, METRICS, TASKS, Config, InputError, replace_fields, seed_everything, to_dict
 from .data import Minis, letterbox, load_sample, normalise
 from .distill import make_strategy
 from .learner import (
@@ -32,12 +32,14 @@ from .synthetic import make_synthetic
 from .task import class_counts, make_tasks
 from .viz import show_predictions
 
-# %% ../nbs/16_stages.ipynb #999cc922
+# %% ../nbs/16_stages.ipynb #0fbe2fa3
 def get_minis(cfg: Config) -> Minis:
     "The three minis named by the configuration; synthetic ones when no folder is given."
     root = cfg.data.root
     if not root:
-        root = make_synthetic(cfg.data.synthetic_dir, cfg.run.seed, cfg.data.n_train, cfg.data.n_val, cfg.data.synthetic_side)
+        d = cfg.data  # the name says what is inside, so that runs of other sizes and seeds do not meet in one folder
+        name = f"{d.synthetic_dir}-{d.synthetic_side}px-{d.n_train}-{d.n_val}-seed{cfg.run.seed}"
+        root = make_synthetic(name, cfg.run.seed, d.n_train, d.n_val, d.synthetic_side)
     return read_minis(str(root), cfg.data.det_classes)
 
 
@@ -48,7 +50,7 @@ def data_facts(minis: Minis, cfg: Config) -> dict:  # root, synthetic, counts, c
     return {"root": str(minis.root), "synthetic": not cfg.data.root, "counts": counts, "classes": minis.classes,
             "leaks": minis.leaks, "notes": list(minis.notes), "bytes": size}
 
-# %% ../nbs/16_stages.ipynb #286aa17e
+# %% ../nbs/16_stages.ipynb #a4f7f79c
 def open_folder(
     cfg: Config,
     out: "str | None",  # the folder; None picks a new one below runs/
@@ -58,6 +60,9 @@ def open_folder(
     folder = Path(out) if out else next_name(Path("runs"), f"{cfg.run.preset}-{cfg.distill.strategy}-seed{cfg.run.seed}", resume)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output {folder}: is a file. Give another folder with --out.")
+    ours = not folder.is_dir() or (folder / "log.jsonl").exists() or not any(folder.iterdir())
+    if resume and ((folder / "results.json").exists() or not ours):
+        raise InputError(f"output {folder}: holds no interrupted run; nothing was overwritten. Give another folder with --out.")
     if folder.is_dir() and any(folder.iterdir()) and not resume:
         raise InputError(f"output {folder}: already holds a run; nothing was overwritten. Give another folder with --out, "
                          "or go on with an interrupted run with --resume.")
@@ -178,7 +183,7 @@ def single_task_runs(cfg: Config, minis: Minis, log) -> "dict[str, float]":  # m
         scores.update(evaluate_seen(learner, [task])[0])
     return scores
 
-# %% ../nbs/16_stages.ipynb #d9a15a34
+# %% ../nbs/16_stages.ipynb #71aa8a33
 def run_assignment(
     cfg: Config,
     out: "str | None" = None,  # folder of the run; None picks a new one below runs/
@@ -192,8 +197,6 @@ def run_assignment(
     folder = open_folder(cfg, out, resume)
     describe_start(minis, net, weights, folder, say)
     log_file = folder / "log.jsonl"
-    if not resume:
-        log_file.unlink(missing_ok=True)
 
     def log(row):
         with open(log_file, "a") as file:
@@ -204,6 +207,8 @@ def run_assignment(
     if resume and last_checkpoint(folder):
         state = restore(learner, folder, cfg)
         say(f"resumed after {', '.join(state['matrix'])}")
+    keep_finished(log_file, len(state["matrix"]))
+    check_images(learner)
     run_stages(learner, minis, folder, state, say)
     single = single_task_runs(cfg, minis, log) if cfg.run.single_task else {}
     results = collect(learner, minis, weights, state, single)
@@ -211,16 +216,42 @@ def run_assignment(
     results["reproduced"] = reproduces(folder / "model.pt", learner, results["final"])
     return finish(folder, results, learner, minis, say)
 
-# %% ../nbs/16_stages.ipynb #ea477d4f
+# %% ../nbs/16_stages.ipynb #70f0812b
 def describe_start(minis: Minis, net: OneHead, weights: dict, folder: Path, say) -> None:
     "Say what is about to be trained on what."
+    say(f"data: {minis.root}")
     for task in TASKS:
         counts = {split: len(records) for split, records in minis.records[task].items()}
         say(f"{task}: {counts}, {len(minis.classes[task])} classes: {', '.join(minis.classes[task])}")
         if minis.leaks.get(task):
             say(f"{task}: {len(minis.leaks[task])} images are in both splits and were left out of train")
+    for note in minis.notes:
+        say(f"note: {note}")
     say(f"network: {weights['backbone']}, weights {weights['name']}, {sum(p.numel() for p in net.parameters()):,} parameters, "
         f"{net.backbone.frozen} frozen steps; writing to {folder}")
+
+# %% ../nbs/16_stages.ipynb #efe8bd84
+def keep_finished(log_file: Path, stages: int) -> None:
+    "Start the log, without rows of a stage that was interrupted and will run again."
+    lines = log_file.read_text().splitlines() if log_file.exists() else []
+    kept = [line for line in lines if json.loads(line)["stage"] < stages and "single_task" not in line]
+    log_file.write_text("".join(line + "\n" for line in kept))
+
+
+def check_images(learner: Learner) -> None:
+    "Decode every image before the first epoch, so that a broken file is named now and not after an hour."
+    for sets in (learner.train_sets, learner.val_sets):
+        for task, dataset in sets.items():
+            known = set(range(len(learner.tasks[task].classes))) | {IGNORE}
+            for index, record in enumerate(dataset.records):
+                mask = dataset.sample(index).mask
+                strange = set() if mask is None else set(mask.unique().tolist()) - known
+                if strange:
+                    raise InputError(f"{record.mask_path}: the mask holds the value {min(strange)}, which is none of the "
+                                     f"{len(known) - 1} classes and not {IGNORE} for 'ignore'. Correct the mask.")
+    if not any(not c for r in learner.val_sets["det"].records for c in r.crowd):
+        raise InputError("detection: no val image has a box of the chosen classes, so nothing could be measured. Choose other "
+                         "classes with det_classes=a,b,c.")
 
 
 def reproduces(path: Path, learner: Learner, final: "dict[str, float]") -> bool:
@@ -230,7 +261,7 @@ def reproduces(path: Path, learner: Learner, final: "dict[str, float]") -> bool:
     learner.net = trained
     return all(abs(again[m] - final[m]) < 1e-6 for m in METRICS.values())
 
-# %% ../nbs/16_stages.ipynb #9fd4450e
+# %% ../nbs/16_stages.ipynb #6af3cd57
 def collect(
     learner: Learner,
     minis: Minis,
@@ -264,7 +295,7 @@ def floors(learner: Learner) -> "dict[str, float]":  # metric -> value under whi
     images = Counter(r.category for r in learner.val_sets["cls"].records)
     return trivial_floors(pixels, [images[i] for i in range(len(learner.tasks["cls"].classes))])
 
-# %% ../nbs/16_stages.ipynb #2074521b
+# %% ../nbs/16_stages.ipynb #6a869bb8
 @torch.no_grad()
 def predict_image(
     net: OneHead,  # in eval

@@ -6,13 +6,13 @@
 __all__ = ['TASK_TYPES', 'Task', 'restore_map', 'SegmentationTask', 'DetectionTask', 'ClassificationTask', 'make_tasks',
            'class_counts']
 
-# %% ../nbs/13_task.ipynb #c5ba783b
+# %% ../nbs/13_task.ipynb #fa4b0e34
 import torch
 from torch.nn import functional as F
 
 from .boxes import clip_xyxy
 from .config import Config
-from .data import Batch, Record, Sample, load_sample
+from .data import Batch, Record, Sample, read_mask
 from .grid import Detections, decode_detection
 from .losses import classification_loss, detection_loss, segmentation_loss
 from .metrics import ClassificationMetric, DetectionMetric, SegmentationMetric
@@ -43,7 +43,7 @@ class Task:
         "Classes that occur in a training image; the replay memory chooses by them."
         return set(record.labels)
 
-# %% ../nbs/13_task.ipynb #061da94a
+# %% ../nbs/13_task.ipynb #cf344974
 def restore_map(
     logits: torch.Tensor,  # C x h x w at stride 8 of the letterboxed input
     sample: Sample,  # its scale and original size
@@ -71,10 +71,10 @@ class SegmentationTask(Task):
         return SegmentationMetric(len(self.classes), self.classes)
 
     def update(self, metric, prediction, record: Record) -> None:
-        metric.update(prediction.cpu(), load_sample(record).mask)
+        metric.update(prediction.cpu(), read_mask(record.mask_path))
 
     def class_set(self, record):
-        return set(load_sample(record).mask.unique().tolist()) - {0, 255}
+        return set(read_mask(record.mask_path).unique().tolist()) - {0, 255}
 
 # %% ../nbs/13_task.ipynb #6589015d
 class DetectionTask(Task):
