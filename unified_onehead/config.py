@@ -62,13 +62,13 @@ class NetConfig:
     frozen_blocks: int = 8  # leading MBConv blocks that never train when pretrained; none are frozen without weights
     width: int = 160  # channels of the fused map and the head; cost grows with its square
 
-# %% ../nbs/00_config.ipynb #fc4e2732
+# %% ../nbs/00_config.ipynb #abd6f144
 @dataclass(frozen=True)
 class LossConfig:
     "Weights of the named parts inside each task's loss."
     box: float = 2.0  # GIoU loss of positives
-    conf: float = 1.0  # confidence (class-free), varifocal
-    det_cls: float = 1.0  # class scores, varifocal
+    conf: float = 1.0  # confidence (class-free), focal
+    det_cls: float = 1.0  # classes at positives, cross-entropy
     seg_ce: float = 1.0  # pixel cross-entropy
     seg_dice: float = 1.0  # region loss
     smoothing: float = 0.1  # label smoothing of the classification loss
@@ -82,7 +82,7 @@ class TrainConfig:
     epochs_cls: int = 20  # stage 3
     batch_size: int = 16  # images of the stage's own task in a step
     lr: float = 2e-3  # peak learning rate of neck and head (AdamW)
-    backbone_lr: float = 0.15  # factor on `lr` for the unfrozen backbone; 1 without pretrained weights
+    backbone_lr: float = 0.1  # factor on `lr` for the unfrozen backbone; 1 without pretrained weights
     later_lr: float = 0.5  # factor a stage on `lr` for all but the output layer; lower forgets less and learns less
     weight_decay: float = 1e-2  # AdamW's, not on norms and biases
     warmup: int = 30  # steps of linear warm-up in every stage
@@ -214,12 +214,12 @@ def check_config(cfg: Config) -> Config:  # the same configuration
         need(getattr(cfg.train, name) >= 1, f"{name}={getattr(cfg.train, name)}: must be at least 1.")
     return cfg
 
-# %% ../nbs/00_config.ipynb #c8ec4b68
+# %% ../nbs/00_config.ipynb #b20eab77
 PRESETS = {
     "synthetic": dict(size=96, synthetic_side=96, width=96, epochs_seg=20, epochs_det=20, epochs_cls=10),
     "smoke": dict(size=64, synthetic_side=64, width=32, n_train=16, n_val=12, epochs_seg=1, epochs_det=1, epochs_cls=1,
                   batch_size=8, synthetic_dir="data/smoke_minis"),
-    "cpu": dict(size=256, views=16, width=128),
+    "cpu": dict(size=256, views=12, width=128, epochs_seg=30, epochs_det=40, epochs_cls=12),
     "t4": dict(size=512, epochs_seg=80, epochs_det=120, epochs_cls=40, precision="fp16", workers=2),
 }
 

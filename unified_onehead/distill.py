@@ -6,7 +6,7 @@
 __all__ = ['STRATEGIES', 'distill_logits', 'soft_focal', 'distill_detection', 'distance', 'ReplayMemory', 'Strategy',
            'ProgressiveKnowledgeDistillation', 'make_strategy']
 
-# %% ../nbs/11_distill.ipynb #2ffefd42
+# %% ../nbs/11_distill.ipynb #79a068f9
 import copy
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .boxes import generalized_iou_xyxy
 from .config import TASKS, Config, InputError
-from .grid import joint_scores, split_detection
+from .grid import split_detection
 from .net import OneHead, UnifiedOutput
 
 # %% ../nbs/11_distill.ipynb #1d4e2041
@@ -27,7 +27,7 @@ def distill_logits(
     log_s, log_t = (F.log_softmax(x / temperature, dim=1) for x in (student, teacher))
     return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(1).mean()
 
-# %% ../nbs/11_distill.ipynb #56d2205d
+# %% ../nbs/11_distill.ipynb #0e82341a
 def soft_focal(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:  # same shape
     "Cross-entropy to the teacher's probability beyond its entropy, times the difference; 0 where they agree."
     target = teacher.sigmoid()
@@ -41,14 +41,16 @@ def distill_detection(
     teacher: torch.Tensor,  # same shape
     stride: int,
 ) -> torch.Tensor:  # scalar, >= 0
-    "Confidence and classes everywhere, boxes where the teacher sees an object; normalised by the teacher's scores."
+    "Confidence everywhere, boxes and classes where the teacher sees an object; normalised by its confidence there."
     _, boxes_s, conf_s, cls_s = split_detection(student, stride)
     _, boxes_t, conf_t, cls_t = split_detection(teacher, stride)
-    score = joint_scores(conf_t, cls_t).amax(-1)
-    total = score.where(score > 0.05, score.new_zeros(())).sum().clamp(min=1.0)
-    believed = score > 0.05
-    box = (score[believed] * (1 - generalized_iou_xyxy(boxes_s[believed], boxes_t[believed]))).sum()
-    return (2 * box + soft_focal(conf_s, conf_t).sum() + soft_focal(cls_s, cls_t).sum()) / total
+    weight = conf_t.sigmoid()
+    believed = weight > 0.1
+    total = weight[believed].sum().clamp(min=1.0)
+    log_s, log_t = F.log_softmax(cls_s[believed], dim=-1), F.log_softmax(cls_t[believed], dim=-1)
+    box = 1 - generalized_iou_xyxy(boxes_s[believed], boxes_t[believed])
+    kl = (log_t.exp() * (log_t - log_s)).sum(-1)
+    return ((weight[believed] * (2 * box + kl)).sum() + soft_focal(conf_s, conf_t).sum()) / total
 
 # %% ../nbs/11_distill.ipynb #e72471e6
 def distance(

@@ -7,7 +7,8 @@ __all__ = ['PRIOR', 'FIRST_BOX', 'group_norm', 'DynamicFeatureFusion', 'separabl
            'UnifiedOutputLayer', 'ConvLayer', 'TaskAdaptiveProcessor', 'OneHead', 'build_network', 'one_branch',
            'head_linear_maps', 'check_network', 'count_macs']
 
-# %% ../nbs/08_net.ipynb #c1753b30
+# %% ../nbs/08_net.ipynb #c2e233d7
+import math
 from typing import NamedTuple
 
 import torch
@@ -73,8 +74,8 @@ class TaskAwarenessLayer(nn.Module):
         scale, shift = self.modulation(x.mean((2, 3)))[:, :, None, None].chunk(2, dim=1)
         return F.silu(self.norm(self.conv(x)) * (1 + scale) + shift)
 
-# %% ../nbs/08_net.ipynb #af122015
-PRIOR = 0.01  # probability that a cell starts with, for confidence and class
+# %% ../nbs/08_net.ipynb #397cef5d
+PRIOR = 0.01  # confidence that every cell starts with
 FIRST_BOX = 1.0  # log of the distance, in strides, that every side of a box starts with
 
 
@@ -88,7 +89,7 @@ class UnifiedOutput(NamedTuple):
         "The outputs of some images of the batch."
         return UnifiedOutput(*(part[index] for part in self))
 
-# %% ../nbs/08_net.ipynb #6a6b9449
+# %% ../nbs/08_net.ipynb #00341005
 class UnifiedOutputLayer(nn.Module):
     "One 1x1 convolution whose channels are all outputs."
 
@@ -104,7 +105,7 @@ class UnifiedOutputLayer(nn.Module):
         nn.init.zeros_(self.conv.bias)
         with torch.no_grad():
             self.conv.bias[:4] = FIRST_BOX
-            self.conv.bias[4:self.sizes[0]] = -torch.log(torch.tensor((1 - PRIOR) / PRIOR))
+            self.conv.bias[4] = -math.log((1 - PRIOR) / PRIOR)
 
     def channels(self, task: str) -> slice:
         "Which output channels belong to a task."
