@@ -473,8 +473,8 @@ def write_atomic(
                          "make room and check its permissions.") from error
     return path
 
-# %% ../nbs/15_report.ipynb #91edb855
-CITATIONS = """EfficientNet 1905.11946; FPN 1612.03144; FCOS 1904.01355; TOOD 2108.07755; VarifocalNet 2008.13367;
+# %% ../nbs/15_report.ipynb #a1aff2eb
+CITATIONS = """EfficientNet 1905.11946; FPN 1612.03144; FCOS 1904.01355; ATSS 1912.02424; VarifocalNet 2008.13367;
 GIoU 1902.09630; LwF 1606.09282; knowledge distillation 1503.02531; GEM (ACC, BWT) 1706.08840;
 EWC 1612.00796; FiLM 1709.07871"""
 DATASETS = """- PASCAL VOC 2012: Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010
