@@ -214,9 +214,9 @@ def check_config(cfg: Config) -> Config:  # the same configuration
         need(getattr(cfg.train, name) >= 1, f"{name}={getattr(cfg.train, name)}: must be at least 1.")
     return cfg
 
-# %% ../nbs/00_config.ipynb #bd329888
+# %% ../nbs/00_config.ipynb #6f9f0236
 PRESETS = {
-    "synthetic": dict(size=96, synthetic_side=96, width=96, epochs_seg=12, epochs_det=12, epochs_cls=6),
+    "synthetic": dict(size=96, synthetic_side=96, width=96, epochs_seg=18, epochs_det=8, epochs_cls=6),
     "smoke": dict(size=64, synthetic_side=64, width=32, n_train=16, n_val=12, epochs_seg=1, epochs_det=1, epochs_cls=1,
                   batch_size=8, synthetic_dir="data/smoke_minis"),
     "cpu": dict(size=256, views=12, width=128, epochs_seg=30, epochs_det=40, epochs_cls=12),
