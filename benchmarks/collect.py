@@ -1,7 +1,8 @@
 """Keep a run's numbers: python benchmarks/collect.py runs/NAME NAME
 
-Copies results.json and log.jsonl of a finished run to benchmarks/results/runs/. Paths are cut to their last part: where a file lay
-on the measuring machine is nobody's business, its sha256 stands beside it. Nothing else is changed. Photographs stay behind.
+Copies results.json and log.jsonl of a finished run to benchmarks/results/runs/. Paths are cut to their last part: where a
+file lay on the measuring machine is nobody's business, its sha256 stands beside it. Nothing else is changed, and photographs
+stay behind.
 """
 import json
 import sys
