@@ -230,7 +230,7 @@ def build_backbone(
     label = weights if weights in ("imagenet", "none") else Path(weights).name
     return net, {"name": label, "sha256": found, "backbone": "efficientnet_b0" if name == "auto" else name}, state
 
-# %% ../nbs/07_backbone.ipynb #826492fa
+# %% ../nbs/07_backbone.ipynb #245e05da
 def load_imagenet(
     name: str,  # a key of BACKBONES
 ) -> "tuple[str, dict, str]":  # name, tensors by our names, hash prefix from the file's name
@@ -245,4 +245,4 @@ def load_imagenet(
     except (OSError, RuntimeError) as error:
         raise InputError(f"weights imagenet: cannot be downloaded ({error}). Connect to the internet, or give a file with "
                          "--weights FILE, or start from random weights with --weights none.") from error
-    return match_backbone(raw, "imagenet")[0], match_backbone(raw, "imagenet")[1], found
+    return *match_backbone(raw, "imagenet"), found

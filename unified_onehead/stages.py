@@ -261,7 +261,7 @@ def reproduces(path: Path, learner: Learner, final: "dict[str, float]") -> bool:
     learner.net = trained
     return all(abs(again[m] - final[m]) < 1e-6 for m in METRICS.values())
 
-# %% ../nbs/16_stages.ipynb #6af3cd57
+# %% ../nbs/16_stages.ipynb #86227bae
 def collect(
     learner: Learner,
     minis: Minis,
@@ -289,8 +289,9 @@ def collect(
 def floors(learner: Learner) -> "dict[str, float]":  # metric -> value under which it counts as never learned
     "Twice what a constant prediction scores on these validation images."
     pixels = torch.zeros(len(learner.tasks["seg"].classes))
-    for record in learner.val_sets["seg"].records:
-        counts = torch.bincount(load_sample(record).mask.flatten().long(), minlength=256)
+    dataset = learner.val_sets["seg"]
+    for index in range(len(dataset)):
+        counts = torch.bincount(dataset.sample(index).mask.flatten().long(), minlength=256)
         pixels += counts[:len(pixels)]
     images = Counter(r.category for r in learner.val_sets["cls"].records)
     return trivial_floors(pixels, [images[i] for i in range(len(learner.tasks["cls"].classes))])
