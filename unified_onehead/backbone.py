@@ -37,7 +37,7 @@ class FrozenSteps(nn.Module):
             module.eval()
         return self
 
-# %% ../nbs/07_backbone.ipynb #dc27d49b
+# %% ../nbs/07_backbone.ipynb #162ce492
 class Backbone(FrozenSteps):
     "Steps with taps. Subclasses set `steps`, `taps`, `channels` and give `run_step(i, x)` and `step_modules(i)`."
     strides = (8, 16, 32)
@@ -54,27 +54,28 @@ class Backbone(FrozenSteps):
         return feats + [x]
 
     def trunk(self, images: torch.Tensor) -> list:  # taps so far and the running map; [images] when nothing is frozen
-        "The frozen steps, without gradient."
+        "The frozen steps, without gradient; all three maps when the whole backbone is frozen."
         with torch.no_grad():
-            return self._run(0, self.frozen, [images])
+            feats = self._run(0, self.frozen, [images])
+        return feats[:-1] if self.frozen == self.steps else feats
 
     def tail(self, feats: list) -> list:  # three maps
         "The other steps, from the trunk's output."
-        return self._run(self.frozen, self.steps, feats)[:-1]
+        return feats if self.frozen == self.steps else self._run(self.frozen, self.steps, feats)[:-1]
 
     def forward(self, images: torch.Tensor) -> list:  # three maps at strides 8, 16, 32
         "All steps."
         return self.tail(self.trunk(images))
 
-# %% ../nbs/07_backbone.ipynb #600d97f1
+# %% ../nbs/07_backbone.ipynb #e0d86aff
 def freeze(
     backbone: Backbone,  # changed in place
-    blocks: int,  # leading MBConv blocks to freeze, the stem with them; 0 freezes nothing
+    blocks: int,  # leading MBConv blocks to freeze, the stem with them; 0 freezes nothing; -1 the whole backbone
 ) -> Backbone:  # the same
     "Freeze the stem and the first blocks, and fix the norm statistics of the whole backbone."
-    if not 0 <= blocks <= backbone.steps - 2:
-        raise InputError(f"frozen_blocks={blocks}: this backbone has {backbone.steps - 2} blocks.")
-    backbone.frozen, backbone.pretrained = blocks + 1 if blocks else 0, True
+    if not -1 <= blocks <= backbone.steps - 2:
+        raise InputError(f"frozen_blocks={blocks}: this backbone has {backbone.steps - 2} blocks; -1 freezes all of it.")
+    backbone.frozen, backbone.pretrained = backbone.steps if blocks < 0 else blocks + 1 if blocks else 0, True
     for index in range(backbone.steps):
         for module in backbone.step_modules(index):
             module.requires_grad_(index >= backbone.frozen)
@@ -201,12 +202,12 @@ def survived(
             raise RuntimeError(f"pretrained tensor {key} was overwritten after loading")
     return len(state)
 
-# %% ../nbs/07_backbone.ipynb #b8a13877
+# %% ../nbs/07_backbone.ipynb #7b7cbcbb
 def build_backbone(
     backbone: str = "auto",  # efficientnet_b0 | mobilenet_v2 | auto
     weights: str = "none",  # imagenet | none | path
     sha256: str = "",  # expected hash of a file
-    frozen_blocks: int = 8,  # frozen when pretrained
+    frozen_blocks: int = 8,  # frozen when pretrained; -1 the whole backbone
 ) -> "tuple[Backbone, dict, dict]":  # backbone, record {name, sha256, backbone}, loaded tensors
     "Make a backbone with its weights, frozen if they are pretrained."
     if backbone not in ("auto", *BACKBONES):

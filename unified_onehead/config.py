@@ -39,7 +39,7 @@ def expect_error(
         return str(error)
     raise AssertionError(f"nothing was raised; expected {kind.__name__} with {contains!r}")
 
-# %% ../nbs/00_config.ipynb #9179c95b
+# %% ../nbs/00_config.ipynb #214303f4
 @dataclass(frozen=True)
 class DataConfig:
     "Where the three minis are and how an image reaches the network."
@@ -59,10 +59,11 @@ class NetConfig:
     backbone: str = "auto"  # efficientnet_b0 | mobilenet_v2 | auto (read from the weights file, else efficientnet_b0)
     weights: str = "none"  # imagenet | none | path of a state dict
     weights_sha256: str = ""  # expected sha256 of the weights file; empty: only recorded
-    frozen_blocks: int = 8  # leading MBConv blocks that never train when pretrained; none are frozen without weights
-    width: int = 160  # channels of the fused map and the head; cost grows with its square
+    frozen_blocks: int = -1  # leading MBConv blocks that never train when pretrained (8 or more); -1: the whole backbone
+    width: int = 192  # channels of the fused map and the head; cost grows with its square
+    fused_stride: int = 16  # pixels a cell of the fused map: 8 or 16; detection's grid, segmentation always has stride 8
 
-# %% ../nbs/00_config.ipynb #abd6f144
+# %% ../nbs/00_config.ipynb #57ad75c5
 @dataclass(frozen=True)
 class LossConfig:
     "Weights of the named parts inside each task's loss."
@@ -83,7 +84,7 @@ class TrainConfig:
     batch_size: int = 16  # images of the stage's own task in a step
     lr: float = 2e-3  # peak learning rate of neck and head (AdamW)
     backbone_lr: float = 0.1  # factor on `lr` for the unfrozen backbone; 1 without pretrained weights
-    later_lr: float = 0.5  # factor a stage on `lr` for all but the output layer; lower forgets less and learns less
+    later_lr: float = 1.0  # factor a stage on `lr` for all but the output layer; lower forgets less and learns less
     weight_decay: float = 1e-2  # AdamW's, not on norms and biases
     warmup: int = 30  # steps of linear warm-up in every stage
     clip: float = 10.0  # global gradient norm is clipped here
@@ -93,17 +94,18 @@ class TrainConfig:
     zoom_min: float = 0.75  # training images are scaled by a random factor from here
     zoom_max: float = 1.5  # to here; what is larger than the input is cropped at random
 
-# %% ../nbs/00_config.ipynb #5e605db4
+# %% ../nbs/00_config.ipynb #b2c080d7
 @dataclass(frozen=True)
 class DistillConfig:
     "What keeps the earlier tasks."
-    strategy: str = "progressive_kd"  # progressive_kd | naive
+    strategy: str = "progressive_kd"  # see the strategies page: naive, frozen, ewc, lwf, replay, isolation, joint
     kd: float = 2.0  # weight of an earlier task's distillation in stage 2
     kd_growth: float = 1.5  # factor on `kd` for every further stage: the progressive part
     temperature: float = 2.0  # softens class distributions
     replay: int = 10  # images kept of every earlier task, in all; the assignment allows 10
     replay_batch: int = 4  # replayed images in a step
-    old_rows: float = 0.1  # how far a step may move the output channels of earlier tasks, as a share of its own wish
+    old_rate: float = 0.1  # share of a step that weights owned by earlier tasks may move; 0: nothing is forgotten, or gained
+    ewc: float = 1e4  # weight of EWC's penalty
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def apply_overrides(
         values[leaf] = parse_value(text, table[leaf][1], leaf) if leaf in table else text
     return replace_fields(cfg, **values)
 
-# %% ../nbs/00_config.ipynb #4d41984b
+# %% ../nbs/00_config.ipynb #32604690
 def check_config(cfg: Config) -> Config:  # the same configuration
     "Refuse values that cannot work; the message names the setting and what it may be."
     def need(ok, text):
@@ -200,14 +202,17 @@ def check_config(cfg: Config) -> Config:  # the same configuration
     need(cfg.train.lr > 0, f"lr={cfg.train.lr}: must be positive.")
     need(0 <= cfg.train.ema < 1, f"ema={cfg.train.ema}: must be in [0, 1).")
     need(0 < cfg.train.zoom_min <= cfg.train.zoom_max, f"zoom_min={cfg.train.zoom_min}: must be positive and at most zoom_max.")
-    need(cfg.net.width > 0 and cfg.net.width % 8 == 0, f"width={cfg.net.width}: must be a positive multiple of 8.")
+    need(cfg.net.fused_stride in (8, 16), f"fused_stride={cfg.net.fused_stride}: must be 8 or 16.")
+    need(cfg.net.frozen_blocks >= -1, f"frozen_blocks={cfg.net.frozen_blocks}: must be -1 (all) or a number of blocks.")
+    need(cfg.net.width >= 24 and cfg.net.width % 8 == 0, f"width={cfg.net.width}: must be a multiple of 8, at least 24.")
     need(0 <= cfg.distill.replay_batch <= 10, f"replay_batch={cfg.distill.replay_batch}: the assignment allows 0 to 10.")
-    need(0 <= cfg.distill.old_rows <= 1, f"old_rows={cfg.distill.old_rows}: must be in [0, 1].")
+    need(0 <= cfg.distill.old_rate <= 1, f"old_rate={cfg.distill.old_rate}: must be in [0, 1].")
+    need(cfg.distill.ewc >= 0, f"ewc={cfg.distill.ewc}: must not be negative.")
     need(cfg.distill.temperature > 0, f"temperature={cfg.distill.temperature}: must be positive.")
     need(0 <= cfg.loss.smoothing < 1, f"smoothing={cfg.loss.smoothing}: must be in [0, 1).")
     need(cfg.run.eval_batch >= 1, f"eval_batch={cfg.run.eval_batch}: must be at least 1.")
     for key, value in (("seed", cfg.run.seed), ("threads", cfg.run.threads), ("workers", cfg.data.workers),
-                       ("views", cfg.train.views), ("frozen_blocks", cfg.net.frozen_blocks)):
+                       ("views", cfg.train.views)):
         need(value >= 0, f"{key}={value}: must not be negative.")
     need(cfg.train.precision in ("no", "fp16", "bf16"), f"precision={cfg.train.precision}: one of no, fp16, bf16.")
     for name in ("epochs_seg", "epochs_det", "epochs_cls"):

@@ -18,35 +18,40 @@ from torch.nn import functional as F
 from .backbone import Backbone, build_backbone, survived
 from .config import Config
 
-# %% ../nbs/08_net.ipynb #c0ce5957
+# %% ../nbs/08_net.ipynb #96831196
 def group_norm(channels: int) -> nn.GroupNorm:
     "Group norm with 8 channels a group."
     return nn.GroupNorm(max(1, channels // 8), channels)
 
 
 class DynamicFeatureFusion(nn.Module):
-    "The neck: lateral 1x1 convolutions, upsampling to the finest stride, a sum with learned weights that add up to 1."
+    "The neck: one lateral convolution a stride, all brought to one stride, a sum with learned weights that add up to 1."
 
     def __init__(
         self,
         channels: tuple,  # channels of the backbone's maps, finest first
         width: int,  # channels of the fused map
+        strides: tuple = (8, 16, 32),  # of the backbone's maps
+        stride: int = 16,  # of the fused map, one of `strides`
     ):
         super().__init__()
-        self.laterals = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, width, 1, bias=False), group_norm(width)) for c in channels)
-        self.logits = nn.Parameter(torch.zeros(len(channels)))
+        self.level = strides.index(stride)
+        steps = [max(1, stride // s) for s in strides]
+        self.laterals = nn.ModuleList(nn.Sequential(nn.Conv2d(c, width, k, stride=k, bias=False), group_norm(width))
+                                      for c, k in zip(channels, steps))
+        self.logits = nn.Parameter(torch.zeros(len(channels), width))
 
-    def weights(self) -> torch.Tensor:  # one a stride, positive, sum 1
-        "How much each stride contributes."
+    def weights(self) -> torch.Tensor:  # strides x width, positive, sum 1 over the strides
+        "How much each stride contributes to each channel."
         return self.logits.softmax(0)
 
-    def forward(self, maps: list) -> torch.Tensor:  # B x width x H/8 x W/8
-        "Fuse the maps at the resolution of the first."
-        size = maps[0].shape[-2:]
-        total = 0
+    def forward(self, maps: list) -> torch.Tensor:  # B x width x H/stride x W/stride
+        "Fuse the maps."
+        size, total = maps[self.level].shape[-2:], 0
         for weight, lateral, feature in zip(self.weights(), self.laterals, maps):
-            total = total + weight * F.interpolate(lateral(feature), size, mode="nearest")
+            x = lateral(feature)
+            x = x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
+            total = total + weight[:, None, None] * x
         return F.silu(total * len(maps))  # times the number of maps: the sum keeps the scale of one normalised map
 
 # %% ../nbs/08_net.ipynb #4e60d81d
@@ -89,7 +94,7 @@ class UnifiedOutput(NamedTuple):
         "The outputs of some images of the batch."
         return UnifiedOutput(*(part[index] for part in self))
 
-# %% ../nbs/08_net.ipynb #00341005
+# %% ../nbs/08_net.ipynb #a1632999
 class UnifiedOutputLayer(nn.Module):
     "One 1x1 convolution whose channels are all outputs."
 
@@ -97,9 +102,10 @@ class UnifiedOutputLayer(nn.Module):
         self,
         width: int,  # channels of the hidden map
         counts: dict,  # task -> number of classes; "seg" counts the background
+        fine: int = 2,  # segmentation has this many cells a side in each cell of the map
     ):
         super().__init__()
-        self.sizes = (5 + counts["det"], counts["seg"], counts["cls"])
+        self.fine, self.sizes = fine, (5 + counts["det"], fine**2 * counts["seg"], counts["cls"])
         self.conv = nn.Conv2d(width, sum(self.sizes), 1)
         nn.init.normal_(self.conv.weight, std=0.01)
         nn.init.zeros_(self.conv.bias)
@@ -112,12 +118,16 @@ class UnifiedOutputLayer(nn.Module):
         det, seg, cls = self.sizes
         return {"det": slice(0, det), "seg": slice(det, det + seg), "cls": slice(det + seg, det + seg + cls)}[task]
 
-    def forward(self, x: torch.Tensor) -> UnifiedOutput:
-        "Split one tensor by channels."
-        detection, segmentation, classification = self.conv(x).float().split(self.sizes, dim=1)
-        return UnifiedOutput(detection, segmentation, classification.mean((2, 3)))
+    def split(self, raw: torch.Tensor) -> UnifiedOutput:  # from B x all channels x h x w
+        "The three outputs as slices of one tensor."
+        detection, segmentation, classification = raw.float().split(self.sizes, dim=1)
+        return UnifiedOutput(detection, F.pixel_shuffle(segmentation, self.fine), classification.mean((2, 3)))
 
-# %% ../nbs/08_net.ipynb #38d320f0
+    def forward(self, x: torch.Tensor) -> UnifiedOutput:
+        "One convolution, then split."
+        return self.split(self.conv(x))
+
+# %% ../nbs/08_net.ipynb #9faab723
 class ConvLayer(nn.Module):
     "A separable convolution, norm, activation: one layer."
 
@@ -133,9 +143,9 @@ class ConvLayer(nn.Module):
 class TaskAdaptiveProcessor(nn.Module):
     "The unified head: exactly three layers, one branch."
 
-    def __init__(self, width: int, counts: dict):
+    def __init__(self, width: int, counts: dict, fine: int = 2):
         super().__init__()
-        self.layers = nn.ModuleList([ConvLayer(width), TaskAwarenessLayer(width), UnifiedOutputLayer(width, counts)])
+        self.layers = nn.ModuleList([ConvLayer(width), TaskAwarenessLayer(width), UnifiedOutputLayer(width, counts, fine)])
 
     def forward(self, x: torch.Tensor) -> UnifiedOutput:
         "Fused map to all outputs."
@@ -144,7 +154,7 @@ class TaskAdaptiveProcessor(nn.Module):
             x = layer(x)
         return output(x)
 
-# %% ../nbs/08_net.ipynb #e585641c
+# %% ../nbs/08_net.ipynb #02dbee44
 class OneHead(nn.Module):
     "Backbone, neck and head. One call returns detection, segmentation and classification."
 
@@ -152,14 +162,13 @@ class OneHead(nn.Module):
         self,
         backbone: Backbone,  # with declared strides and channels
         counts: dict,  # task -> number of classes
-        width: int = 160,  # channels of neck and head
+        width: int = 192,  # channels of neck and head
+        stride: int = 16,  # of the fused map, pixels a cell: 8 or 16
     ):
         super().__init__()
-        self.counts = dict(counts)
-        self.stride = backbone.strides[0]
-        self.backbone = backbone
-        self.neck = DynamicFeatureFusion(backbone.channels, width)
-        self.head = TaskAdaptiveProcessor(width, counts)
+        self.counts, self.stride, self.backbone = dict(counts), stride, backbone
+        self.neck = DynamicFeatureFusion(backbone.channels, width, backbone.strides, stride)
+        self.head = TaskAdaptiveProcessor(width, counts, stride // backbone.strides[0])
         self.to(memory_format=torch.channels_last)
 
     def trunk(self, images: torch.Tensor) -> list:
@@ -176,7 +185,7 @@ class OneHead(nn.Module):
         "All outputs of normalised images."
         return self.from_trunk(self.trunk(images))
 
-# %% ../nbs/08_net.ipynb #78ee89b1
+# %% ../nbs/08_net.ipynb #64c59e67
 def build_network(
     cfg: Config,  # net.* is read
     counts: dict,  # task -> number of classes
@@ -184,10 +193,10 @@ def build_network(
     "Make the network with its start weights and prove that these survived construction."
     backbone, record, state = build_backbone(
         cfg.net.backbone, cfg.net.weights, cfg.net.weights_sha256, cfg.net.frozen_blocks)
-    net = OneHead(backbone, counts, cfg.net.width)
+    net = OneHead(backbone, counts, cfg.net.width, cfg.net.fused_stride)
     return net, {**record, "survived": survived(net.backbone, state)}
 
-# %% ../nbs/08_net.ipynb #d5fad14f
+# %% ../nbs/08_net.ipynb #6302a83d
 @torch.no_grad()
 def one_branch(net: OneHead) -> bool:
     "True when every output is computed from the one tensor that the last layer's convolution emits."
@@ -204,9 +213,9 @@ def one_branch(net: OneHead) -> bool:
         handle.remove()
     if len(made) != 1:
         return False
-    det, seg, cls = (made[0][:, layer.channels(task)] for task in ("det", "seg", "cls"))
-    return (torch.equal(out.detection, det.float()) and torch.equal(out.segmentation, seg.float())
-            and torch.allclose(out.classification, cls.float().mean((2, 3)), atol=1e-6))
+    det, seg, cls = (made[0][:, layer.channels(task)].float() for task in ("det", "seg", "cls"))
+    return (torch.equal(out.detection, det) and torch.equal(out.segmentation, F.pixel_shuffle(seg, layer.fine))
+            and torch.allclose(out.classification, cls.mean((2, 3)), atol=1e-6))
 
 # %% ../nbs/08_net.ipynb #e1ecb0ae
 def head_linear_maps(net: OneHead) -> list:  # one list of module names a layer
