@@ -141,7 +141,7 @@ class Brake:
             if name in self.before:
                 p.copy_(torch.lerp(self.before[name], p, self.share[name]))
 
-# %% ../nbs/12_strategies.ipynb #667abce8
+# %% ../nbs/12_strategies.ipynb #79a6fa6a
 class Frozen(Strategy):
     "Later stages train only their own output channels."
 
@@ -166,7 +166,7 @@ class Frozen(Strategy):
     def after_step(self, net):
         self.brake.release(net)
 
-
+# %% ../nbs/12_strategies.ipynb #4f7c865c
 class Isolation(Frozen):
     "Each stage trains the entries that it owns; see `owned_entries`."
 
