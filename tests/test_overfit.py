@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from unified_onehead.config import preset, replace_fields, seed_everything
-from unified_onehead.distill import make_strategy
+from unified_onehead.strategies import make_strategy
 from unified_onehead.learner import Learner, evaluate_seen, fit_stage
 from unified_onehead.net import build_network
 from unified_onehead.sources import read_minis

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['KEEP', 'SMALL', 'uniform', 'jitter_colour', 'crop_boxes', 'flip', 'augment', 'ViewDataset', 'LetterboxDataset']
 
-# %% ../nbs/06_augment.ipynb #c97958b8
+# %% ../nbs/06_augment.ipynb #77bcaa49
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
@@ -61,7 +62,7 @@ def flip(
     mask = None if sample.mask is None else F.horizontal_flip(sample.mask[None])[0]
     return replace(sample, image=F.horizontal_flip(sample.image), mask=mask, boxes=boxes)
 
-# %% ../nbs/06_augment.ipynb #429c3df9
+# %% ../nbs/06_augment.ipynb #6fc07ac9
 def augment(
     sample: Sample,  # a decoded sample, any size
     size: int,  # side of the canvas, pixels
@@ -74,10 +75,13 @@ def augment(
     view = resize_sample(sample, max(1, round(h * factor)), max(1, round(w * factor)))
     room = [size - s for s in view.image.shape[-2:]]  # negative where the view is larger than the canvas
     top, left = (round(uniform(generator, min(r, 0), max(r, 0))) for r in room)
-    view = crop_boxes(paste(replace(view, image=jitter_colour(view.image, generator)), size, top, left), size)
+    h, w = view.image.shape[-2:]
+    view = crop_boxes(paste(view, size, top, left), size)
+    seen = view.image[:, max(top, 0):max(top + h, 0), max(left, 0):max(left + w, 0)]  # jittering what is cropped away costs most
+    seen.copy_(jitter_colour(seen, generator))
     return flip(view) if uniform(generator, 0, 1) < 0.5 else view
 
-# %% ../nbs/06_augment.ipynb #242f9158
+# %% ../nbs/06_augment.ipynb #009e3afc
 class ViewDataset(Dataset):
     "Augmented views of several tasks' training images, addressed by (task, index, view)."
 
@@ -94,9 +98,15 @@ class ViewDataset(Dataset):
         task, index, view = key
         if task not in self.datasets:
             raise KeyError(f"no training images for task {task!r}; there are {sorted(self.datasets)}")
-        name = hashlib.sha256(f"{self.seed} {task} {index} {view}".encode()).digest()  # the same in every process
-        generator = torch.Generator().manual_seed(int.from_bytes(name[:7], "big"))
+        file = Path(self.name(key)[0]).name  # the same on every machine and in any split, as a folder and an index are not
+        words = f"{self.seed} {task} {file} {view}"
+        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big"))
         return augment(self.datasets[task].sample(index), self.size, self.zoom, generator)
+
+    def name(self, key: "tuple[str, int, int]") -> tuple:  # image file, view, canvas, zoom, seed
+        "What a view is, whatever its image's index: the same name is the same pixels."
+        task, index, view = key
+        return str(self.datasets[task].records[index].path), view, self.size, self.zoom, self.seed
 
 
 class LetterboxDataset(Dataset):

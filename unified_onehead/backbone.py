@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['NORMS', 'BACKBONES', 'IMAGENET', 'FrozenSteps', 'Backbone', 'freeze', 'freeze_norm', 'EfficientNetB0', 'MobileNetV2',
-           'file_sha256', 'read_state', 'match_backbone', 'survived', 'build_backbone', 'load_imagenet']
+           'conv_norm_pairs', 'folded_trunk', 'file_sha256', 'read_state', 'match_backbone', 'survived',
+           'build_backbone', 'load_imagenet']
 
-# %% ../nbs/07_backbone.ipynb #d8f5ad70
+# %% ../nbs/07_backbone.ipynb #71132c1e
+import copy
 import hashlib
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 import torchvision
 from efficientnet_pytorch import EfficientNet
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .config import InputError
 
@@ -132,6 +135,37 @@ class MobileNetV2(Backbone):
 
 
 BACKBONES = {"efficientnet_b0": EfficientNetB0, "mobilenet_v2": MobileNetV2}
+
+# %% ../nbs/07_backbone.ipynb #db03d235
+def conv_norm_pairs(
+    backbone: Backbone,  # any state; not changed
+) -> "list[tuple[str, str]]":  # names of a convolution and of the norm that reads its output
+    "Which norm follows which convolution, seen in a forward pass."
+    made, pairs, handles = {}, [], []
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(lambda m, i, o, name=name: made.update({id(o): (name, o)})))
+        elif isinstance(module, NORMS):
+            handles.append(module.register_forward_pre_hook(
+                lambda m, i, name=name: pairs.append((made[id(i[0])][0], name)) if id(i[0]) in made else None))
+    was_training = backbone.training
+    with torch.no_grad():
+        backbone.eval()(torch.zeros(1, 3, 64, 64, device=next(backbone.parameters()).device))
+    backbone.train(was_training)
+    for handle in handles:
+        handle.remove()
+    return pairs
+
+
+def folded_trunk(
+    backbone: Backbone,  # with frozen steps; not changed
+) -> Backbone:  # a copy in eval; only its `trunk` may be used
+    "A copy whose norms are folded into the convolutions before them."
+    copied = copy.deepcopy(backbone).eval()
+    for conv, norm in conv_norm_pairs(backbone):
+        copied.set_submodule(conv, fuse_conv_bn_eval(copied.get_submodule(conv), copied.get_submodule(norm)))
+        copied.set_submodule(norm, nn.Identity())
+    return copied.to(memory_format=torch.channels_last)
 
 # %% ../nbs/07_backbone.ipynb #dde3ab82
 IMAGENET = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/efficientnet-b0-355c32eb.pth"

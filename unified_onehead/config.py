@@ -39,7 +39,7 @@ def expect_error(
         return str(error)
     raise AssertionError(f"nothing was raised; expected {kind.__name__} with {contains!r}")
 
-# %% ../nbs/00_config.ipynb #214303f4
+# %% ../nbs/00_config.ipynb #3b22400e
 @dataclass(frozen=True)
 class DataConfig:
     "Where the three minis are and how an image reaches the network."
@@ -61,9 +61,9 @@ class NetConfig:
     weights_sha256: str = ""  # expected sha256 of the weights file; empty: only recorded
     frozen_blocks: int = -1  # leading MBConv blocks that never train when pretrained (8 or more); -1: the whole backbone
     width: int = 192  # channels of the fused map and the head; cost grows with its square
-    fused_stride: int = 16  # pixels a cell of the fused map: 8 or 16; detection's grid, segmentation always has stride 8
+    fused_stride: int = 16  # pixels a cell of the fused map: 8 or 16; outputs have stride 8 either way
 
-# %% ../nbs/00_config.ipynb #57ad75c5
+# %% ../nbs/00_config.ipynb #a8b8f79c
 @dataclass(frozen=True)
 class LossConfig:
     "Weights of the named parts inside each task's loss."
@@ -84,13 +84,14 @@ class TrainConfig:
     batch_size: int = 16  # images of the stage's own task in a step
     lr: float = 2e-3  # peak learning rate of neck and head (AdamW)
     backbone_lr: float = 0.1  # factor on `lr` for the unfrozen backbone; 1 without pretrained weights
-    later_lr: float = 1.0  # factor a stage on `lr` for all but the output layer; lower forgets less and learns less
+    later_lr: float = 0.5  # factor a stage on the rate of what is not frozen of the backbone, which all tasks share
     weight_decay: float = 1e-2  # AdamW's, not on norms and biases
     warmup: int = 30  # steps of linear warm-up in every stage
     clip: float = 10.0  # global gradient norm is clipped here
     ema: float = 0.99  # decay of the averaged weights that are evaluated and handed on; 0 switches it off
     precision: str = "no"  # no | fp16 | bf16, as accelerate names them
     views: int = 0  # fixed views an image whose trunk output is kept in memory; 0 draws a new view every epoch
+    view_seed: int = -1  # seeds the views; -1: the run's seed
     zoom_min: float = 0.75  # training images are scaled by a random factor from here
     zoom_max: float = 1.5  # to here; what is larger than the input is cropped at random
 
@@ -219,13 +220,14 @@ def check_config(cfg: Config) -> Config:  # the same configuration
         need(getattr(cfg.train, name) >= 1, f"{name}={getattr(cfg.train, name)}: must be at least 1.")
     return cfg
 
-# %% ../nbs/00_config.ipynb #6f9f0236
+# %% ../nbs/00_config.ipynb #d30bc1bc
 PRESETS = {
-    "synthetic": dict(size=96, synthetic_side=96, width=96, epochs_seg=18, epochs_det=8, epochs_cls=6),
+    "synthetic": dict(size=96, synthetic_side=96, width=96, fused_stride=8, epochs_seg=18, epochs_det=8, epochs_cls=6),
     "smoke": dict(size=64, synthetic_side=64, width=32, n_train=16, n_val=12, epochs_seg=1, epochs_det=1, epochs_cls=1,
                   batch_size=8, synthetic_dir="data/smoke_minis"),
-    "cpu": dict(size=256, views=12, width=128, epochs_seg=30, epochs_det=40, epochs_cls=12),
-    "t4": dict(size=512, epochs_seg=80, epochs_det=120, epochs_cls=40, precision="fp16", workers=2),
+    "cpu": dict(size=256, views=20, zoom_min=0.5, zoom_max=2.0, batch_size=8, epochs_seg=40, epochs_det=60, epochs_cls=20),
+    "t4": dict(size=512, zoom_min=0.5, zoom_max=2.0, batch_size=8, epochs_seg=60, epochs_det=90, epochs_cls=30, precision="fp16",
+               workers=2),
 }
 
 

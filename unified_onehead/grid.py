@@ -102,7 +102,7 @@ def assign(
     index[positive] = real[owner[positive]]
     return Assignment(index, ignored & ~positive)
 
-# %% ../nbs/09_grid.ipynb #7f766dba
+# %% ../nbs/09_grid.ipynb #503d0899
 class Detections(NamedTuple):
     "Detections of one image."
     boxes: torch.Tensor  # float32 K x 4, x1 y1 x2 y2 in input pixels
@@ -121,8 +121,8 @@ def split_detection(
 
 
 def joint_scores(confidence: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:  # ... x C_det in 0..1
-    "P(object) * P(class | object), from logits."
-    return confidence.sigmoid()[..., None] * classes.softmax(-1)
+    "Confidence times the root of P(class | object), from logits."
+    return confidence.sigmoid()[..., None] * classes.softmax(-1).sqrt()
 
 # %% ../nbs/09_grid.ipynb #5d81ae0b
 @torch.no_grad()

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'pick_device', 'make_accelerator', 'device_name', 'epoch_steps', 'task_turns', 'Feed', 'from_memory',
-           'parameter_groups', 'rate_factor', 'Learner', 'make_optimizer', 'make_feed', 'fit_stage', 'fit_epoch',
-           'evaluate', 'evaluate_seen', 'save_model', 'load_model']
+           'parameter_groups', 'rate_factor', 'Learner', 'make_optimizer', 'make_feed', 'forget_views', 'fit_stage',
+           'fit_epoch', 'evaluate', 'evaluate_seen', 'save_model', 'load_model']
 
-# %% ../nbs/15_learner.ipynb #4d87d2b4
+# %% ../nbs/15_learner.ipynb #d099d74a
 import math
 import os
 import time
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .augment import LetterboxDataset, ViewDataset
-from .backbone import BACKBONES, freeze, freeze_norm
+from .backbone import BACKBONES, folded_trunk, freeze, freeze_norm
 from .config import TASK_TITLES, Config, InputError, from_dict, seed_everything, to_dict
 from .data import Batch, MiniDataset, collate
 from .strategies import Strategy
@@ -88,7 +88,7 @@ def task_turns(
         turns.append({t: e * n // length for t, n in epochs.items() if (e + 1) * n // length > e * n // length})
     return turns
 
-# %% ../nbs/15_learner.ipynb #c728d235
+# %% ../nbs/15_learner.ipynb #4b6d3adb
 class Feed:
     "Turns the keys of a step into (trunk features, teacher's targets, batch)."
 
@@ -97,18 +97,19 @@ class Feed:
         views: ViewDataset,  # augmented views by key
         net: OneHead,  # its trunk is used; the trunk must not change while the feed lives
         device: torch.device,
-        keep: bool,  # keep the trunk's output of every view
+        keep: "dict | None",  # where the trunk's output of every view is kept; None keeps nothing
         workers: int = 0,  # loader processes when nothing is kept
-        targets=lambda feats: None,  # what a teacher says about trunk features; kept with them
+        targets=lambda feats: None,  # what a teacher says about trunk features; kept for as long as the feed lives
         autocast=nullcontext,  # makes the context in which trunk and teacher run
     ):
         self.views, self.net, self.device, self.workers = views, net, device, workers
-        self.targets, self.autocast = targets, autocast
-        self.keep, self.kept = keep and net.backbone.frozen > 0, {}
+        self.targets, self.autocast, self.said = targets, autocast, {}
+        self.kept = keep if net.backbone.frozen else None
+        self.quick = folded_trunk(net.backbone) if self.kept is not None else None
 
     def epoch(self, steps: list):
         "Yield (feats, targets, batch) for every step."
-        if self.keep:
+        if self.kept is not None:
             yield from (from_memory(self, keys) for keys in steps)
             return
         loader = DataLoader(self.views, batch_sampler=steps, collate_fn=collate, num_workers=self.workers)
@@ -122,36 +123,47 @@ class Feed:
             feats = self.net.trunk(images)
             return feats, self.targets(feats)
 
-# %% ../nbs/15_learner.ipynb #e7b9f0f2
+    def stack(self, rows: list) -> list:  # tensors on the device, one for each kept map
+        "Kept maps of several views as batches."
+        maps = [torch.stack(column).to(self.device).float() for column in zip(*rows)]
+        return [m.contiguous(memory_format=torch.channels_last) if m.ndim == 4 else m for m in maps]
+
+# %% ../nbs/15_learner.ipynb #854c42af
 def from_memory(feed: Feed, keys: list) -> tuple:  # feats, targets, batch
     "A step from memory; views that are not there yet are made, and kept in half precision."
-    missing = [k for k in dict.fromkeys(keys) if k not in feed.kept]
+    names = [feed.views.name(k) for k in keys]
+    missing = {n: k for n, k in zip(names, keys) if n not in feed.kept}
     if missing:
-        samples = [feed.views[k] for k in missing]
-        outputs = feed.run(collate(samples).to(feed.device).images)
-        for i, (key, sample) in enumerate(zip(missing, samples)):
-            kept = [[t[i].half().cpu() for t in tensors or ()] for tensors in outputs]
-            feed.kept[key] = (*kept, replace(sample, image=sample.image.new_empty(3, 0, 0)))
-    feats, targets = ([torch.stack(maps).to(feed.device).float() for maps in zip(*(feed.kept[k][part] for k in keys))]
-                      for part in (0, 1))
-    feats = [f.contiguous(memory_format=torch.channels_last) for f in feats]
-    batch = collate([feed.kept[k][2] for k in keys]).to(feed.device)
+        samples = [feed.views[k] for k in missing.values()]
+        images = collate(samples).to(feed.device).images
+        with feed.autocast():  # four images at a time stay in a CPU's cache
+            pieces = images.split(4 if images.device.type == "cpu" else 64)
+            feats = [torch.cat(maps) for maps in zip(*map(feed.quick.trunk, pieces))]
+        for i, (name, sample) in enumerate(zip(missing, samples)):
+            light = replace(sample, image=sample.image.new_empty(3, 0, 0))  # the pixels are not needed again
+            feed.kept[name] = [t[i].half().cpu() for t in feats], light
+    feats = feed.stack([feed.kept[n][0] for n in names])
+    if not all(n in feed.said for n in names):
+        with feed.autocast():
+            said = feed.targets(feats)
+        feed.said.update({n: [t[i].half().cpu() for t in said or ()] for i, n in enumerate(names)})
+    targets = feed.stack([feed.said[n] for n in names])
+    batch = collate([feed.kept[n][1] for n in names]).to(feed.device)
     return feats, UnifiedOutput(*targets) if targets else None, batch
 
-# %% ../nbs/15_learner.ipynb #bb8221b4
+# %% ../nbs/15_learner.ipynb #1822fd95
 def parameter_groups(
     net: OneHead,
     cfg: Config,
     stage: int,  # counts from 0
 ) -> "list[dict]":  # for AdamW
     "Trainable parameters in groups with their own rate and decay."
-    rate, shared = cfg.train.lr, cfg.train.later_lr**stage
-    pretrained = cfg.train.backbone_lr if net.backbone.pretrained else 1.0
+    rate = cfg.train.lr
+    shared = cfg.train.later_lr**stage * (cfg.train.backbone_lr if net.backbone.pretrained else 1.0)
     groups = {}
     for name, p in net.named_parameters():
         if p.requires_grad:
-            factor = (shared * pretrained if name.startswith("backbone.")
-                      else 1.0 if p is net.head.layers[-1].conv.weight or p is net.head.layers[-1].conv.bias else shared)
+            factor = shared if name.startswith("backbone.") else 1.0
             groups.setdefault((rate * factor, cfg.train.weight_decay if p.ndim > 1 else 0.0), []).append(p)
     return [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()]
 
@@ -163,7 +175,7 @@ def rate_factor(step: int, total: int, warmup: int) -> float:  # 0..1
         return (step + 1) / warmup
     return 0.01 + 0.495 * (1 + torch.cos(torch.tensor(torch.pi * (step - warmup) / max(1, total - warmup))).item())
 
-# %% ../nbs/15_learner.ipynb #3c47e259
+# %% ../nbs/15_learner.ipynb #e060c0e8
 class Learner:
     "Trains one network on the stages that a strategy plans, and evaluates it."
 
@@ -175,15 +187,17 @@ class Learner:
         records: "dict[str, dict[str, list]]",  # task -> split -> records
         cfg: Config,
         log=lambda row: None,  # called with every log row
+        store: "dict | None" = None,  # kept trunk outputs that several learners share; None: this learner's own
     ):
-        self.accelerator = make_accelerator(cfg)
         self.net, self.tasks, self.strategy, self.cfg, self.log = net, tasks, strategy, cfg, log
+        self.accelerator, self.shared, self.store = make_accelerator(cfg), store is not None, {} if store is None else store
         self.device = self.accelerator.device
         self.net.to(self.device)
         side = round(cfg.data.size * cfg.train.zoom_max)  # the largest view still has real pixels
         self.train_sets = {t: MiniDataset(s["train"], side) for t, s in records.items() if s.get("train")}
         self.val_sets = {t: MiniDataset(s["val"], 1 << 30) for t, s in records.items() if s.get("val")}
-        self.views = ViewDataset(self.train_sets, cfg.data.size, (cfg.train.zoom_min, cfg.train.zoom_max), cfg.run.seed)
+        seed, zoom = cfg.run.seed if cfg.train.view_seed < 0 else cfg.train.view_seed, (cfg.train.zoom_min, cfg.train.zoom_max)
+        self.views = ViewDataset(self.train_sets, cfg.data.size, zoom, seed)
 
     def plan(self, names: "tuple[str, ...]", generator: torch.Generator) -> list:  # epochs of steps of keys
         "All steps of a stage."
@@ -214,14 +228,21 @@ def make_optimizer(learner: Learner, total: int, stage: int) -> tuple:  # optimi
     average = AveragedModel(learner.net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
     return learner.accelerator.prepare(optimizer), schedule, average
 
-# %% ../nbs/15_learner.ipynb #c9143ccc
+# %% ../nbs/15_learner.ipynb #4efc35b2
 def make_feed(learner: Learner) -> Feed:
     "A stage's feed; a new one for every stage, because its teacher is another."
     cfg = learner.cfg
-    return Feed(learner.views, learner.net, learner.device, cfg.train.views > 0, cfg.data.workers,
+    return Feed(learner.views, learner.net, learner.device, learner.store if cfg.train.views else None, cfg.data.workers,
                 learner.strategy.targets, learner.accelerator.autocast)
 
-# %% ../nbs/15_learner.ipynb #f279be35
+
+def forget_views(learner: Learner) -> None:
+    "Drop the kept views that later stages do not need: all but those of stored images."
+    if not learner.shared:
+        stored = {learner.views.name((t, i, 0))[0] for t, kept in learner.strategy.memory.kept.items() for i in kept}
+        learner.store = {name: view for name, view in learner.store.items() if name[0] in stored}
+
+# %% ../nbs/15_learner.ipynb #274f4653
 def fit_stage(
     learner: Learner,
     stage: int,  # counts from 0
@@ -248,6 +269,7 @@ def fit_stage(
     for name in names:
         sets = [learner.tasks[name].class_set(r) for r in learner.train_sets[name].records]
         learner.strategy.end_stage(learner.net, name, sets, generator)
+    forget_views(learner)
     return rows
 
 # %% ../nbs/15_learner.ipynb #ccfff066

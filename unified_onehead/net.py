@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from .backbone import Backbone, build_backbone, survived
 from .config import Config
 
-# %% ../nbs/08_net.ipynb #96831196
+# %% ../nbs/08_net.ipynb #4afc2c1d
 def group_norm(channels: int) -> nn.GroupNorm:
     "Group norm with 8 channels a group."
     return nn.GroupNorm(max(1, channels // 8), channels)
@@ -36,9 +36,11 @@ class DynamicFeatureFusion(nn.Module):
     ):
         super().__init__()
         self.level = strides.index(stride)
-        steps = [max(1, stride // s) for s in strides]
-        self.laterals = nn.ModuleList(nn.Sequential(nn.Conv2d(c, width, k, stride=k, bias=False), group_norm(width))
-                                      for c, k in zip(channels, steps))
+        self.laterals = nn.ModuleList()
+        for c, s in zip(channels, strides):
+            k = max(1, stride // s)
+            context = [nn.Conv2d(width, width, 7, padding=3, groups=width, bias=False)] if s == strides[-1] else []
+            self.laterals.append(nn.Sequential(nn.Conv2d(c, width, k, stride=k, bias=False), *context, group_norm(width)))
         self.logits = nn.Parameter(torch.zeros(len(channels), width))
 
     def weights(self) -> torch.Tensor:  # strides x width, positive, sum 1 over the strides
@@ -94,7 +96,7 @@ class UnifiedOutput(NamedTuple):
         "The outputs of some images of the batch."
         return UnifiedOutput(*(part[index] for part in self))
 
-# %% ../nbs/08_net.ipynb #a1632999
+# %% ../nbs/08_net.ipynb #3a17d8f9
 class UnifiedOutputLayer(nn.Module):
     "One 1x1 convolution whose channels are all outputs."
 
@@ -102,16 +104,16 @@ class UnifiedOutputLayer(nn.Module):
         self,
         width: int,  # channels of the hidden map
         counts: dict,  # task -> number of classes; "seg" counts the background
-        fine: int = 2,  # segmentation has this many cells a side in each cell of the map
+        fine: int = 2,  # detection and segmentation have this many cells a side in each cell of the map
     ):
         super().__init__()
-        self.fine, self.sizes = fine, (5 + counts["det"], fine**2 * counts["seg"], counts["cls"])
+        self.fine, self.sizes = fine, (fine**2 * (5 + counts["det"]), fine**2 * counts["seg"], counts["cls"])
         self.conv = nn.Conv2d(width, sum(self.sizes), 1)
         nn.init.normal_(self.conv.weight, std=0.01)
         nn.init.zeros_(self.conv.bias)
         with torch.no_grad():
-            self.conv.bias[:4] = FIRST_BOX
-            self.conv.bias[4] = -math.log((1 - PRIOR) / PRIOR)
+            self.conv.bias[:4 * fine**2] = FIRST_BOX
+            self.conv.bias[4 * fine**2:5 * fine**2] = -math.log((1 - PRIOR) / PRIOR)
 
     def channels(self, task: str) -> slice:
         "Which output channels belong to a task."
@@ -121,7 +123,8 @@ class UnifiedOutputLayer(nn.Module):
     def split(self, raw: torch.Tensor) -> UnifiedOutput:  # from B x all channels x h x w
         "The three outputs as slices of one tensor."
         detection, segmentation, classification = raw.float().split(self.sizes, dim=1)
-        return UnifiedOutput(detection, F.pixel_shuffle(segmentation, self.fine), classification.mean((2, 3)))
+        detection, segmentation = (F.pixel_shuffle(x, self.fine) for x in (detection, segmentation))
+        return UnifiedOutput(detection, segmentation, classification.mean((2, 3)))
 
     def forward(self, x: torch.Tensor) -> UnifiedOutput:
         "One convolution, then split."
@@ -154,7 +157,7 @@ class TaskAdaptiveProcessor(nn.Module):
             x = layer(x)
         return output(x)
 
-# %% ../nbs/08_net.ipynb #02dbee44
+# %% ../nbs/08_net.ipynb #1cc7630a
 class OneHead(nn.Module):
     "Backbone, neck and head. One call returns detection, segmentation and classification."
 
@@ -166,7 +169,7 @@ class OneHead(nn.Module):
         stride: int = 16,  # of the fused map, pixels a cell: 8 or 16
     ):
         super().__init__()
-        self.counts, self.stride, self.backbone = dict(counts), stride, backbone
+        self.counts, self.stride, self.backbone = dict(counts), backbone.strides[0], backbone  # stride of the outputs
         self.neck = DynamicFeatureFusion(backbone.channels, width, backbone.strides, stride)
         self.head = TaskAdaptiveProcessor(width, counts, stride // backbone.strides[0])
         self.to(memory_format=torch.channels_last)
@@ -196,7 +199,7 @@ def build_network(
     net = OneHead(backbone, counts, cfg.net.width, cfg.net.fused_stride)
     return net, {**record, "survived": survived(net.backbone, state)}
 
-# %% ../nbs/08_net.ipynb #6302a83d
+# %% ../nbs/08_net.ipynb #199a4110
 @torch.no_grad()
 def one_branch(net: OneHead) -> bool:
     "True when every output is computed from the one tensor that the last layer's convolution emits."
@@ -214,7 +217,8 @@ def one_branch(net: OneHead) -> bool:
     if len(made) != 1:
         return False
     det, seg, cls = (made[0][:, layer.channels(task)].float() for task in ("det", "seg", "cls"))
-    return (torch.equal(out.detection, det) and torch.equal(out.segmentation, F.pixel_shuffle(seg, layer.fine))
+    return (torch.equal(out.detection, F.pixel_shuffle(det, layer.fine))
+            and torch.equal(out.segmentation, F.pixel_shuffle(seg, layer.fine))
             and torch.allclose(out.classification, cls.mean((2, 3)), atol=1e-6))
 
 # %% ../nbs/08_net.ipynb #e1ecb0ae

@@ -157,9 +157,9 @@ def rules_schedule(
     return [rule("schedule: order", order, " -> ".join("+".join(t) for t in tasks), tasks == [(t,) for t in TASKS]),
             rule("schedule: own data", own, "; ".join(foreign) or "yes", not foreign), measured]
 
-# %% ../nbs/16_report.ipynb #ab9978da
+# %% ../nbs/16_report.ipynb #40dc4893
 REMEDIES = {"naive": "none", "ewc": "EWC", "lwf": "LwF", "replay": "replay", "kd": "knowledge distillation",
-            "progressive_kd": "knowledge distillation and replay"}
+            "progressive_kd": "knowledge distillation, replay, own channels for each task"}
 
 
 def rules_remedy(
@@ -347,7 +347,7 @@ def analysis(
     means = [m for m in means if m]
     return "\n".join(f"- {line}" for line in lines + more + ([", ".join(means) + "."] if means else []))
 
-# %% ../nbs/16_report.ipynb #c3c17036
+# %% ../nbs/16_report.ipynb #f6ab5869
 def markdown_table(
     rows: list,  # lists of equally many values; the first is the header
 ) -> str:  # markdown
@@ -375,7 +375,7 @@ def diagram(
        1  separable 3x3 conv  {width} x {cell} x {cell}
        2  TaskAwarenessLayer  {width} x {cell} x {cell}   separable 5x5 conv, modulated by the features themselves
        3  UnifiedOutputLayer  one 1x1 conv emits every output
-  -> detection                (4 + 1 + {det}) x {cell} x {cell}
+  -> detection                (4 + 1 + {det}) x {fine} x {fine}
      segmentation             {seg} x {fine} x {fine}
      classification           {cls}"""
 

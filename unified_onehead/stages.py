@@ -118,12 +118,12 @@ def versions() -> "dict[str, str]":
     packages = ("torch", "torchvision", "efficientnet_pytorch", "pycocotools", "accelerate", "numpy", "pillow")
     return {"python": platform.python_version(), **{p: version(p) for p in packages}}
 
-# %% ../nbs/17_stages.ipynb #965bdebe
+# %% ../nbs/17_stages.ipynb #15c10cb9
 def run_stages(
     learner: Learner,
     minis: Minis,
     folder: Path,
-    state: dict,  # matrix, seconds, stages, memory, details; filled in place and written with every checkpoint
+    state: dict,  # matrix, seconds, stages, strategy, details; filled in place and written with every checkpoint
     say=print,
 ) -> None:
     "Train what is left of the plan; evaluate and checkpoint after each stage."
@@ -138,7 +138,7 @@ def run_stages(
             state["seconds"][key] = round(sum(r["seconds"] for r in rows), 2)
             images = {t: len(learner.train_sets[t]) for t in names}
             state["stages"].append({"name": key, "tasks": list(names), "images": images, "replayed": replayed})
-            state["memory"] = learner.strategy.memory.kept
+            state["strategy"] = learner.strategy.state()
             scores = state["matrix"][key]
             learner.log({"stage": stage, "task": "evaluation", "scores": scores})
             save_model(folder / f"stage{stage + 1}.pt", learner.net, learner.cfg, minis.classes, state=state)
@@ -147,7 +147,7 @@ def run_stages(
         else:
             seen += names
 
-# %% ../nbs/17_stages.ipynb #5614bf92
+# %% ../nbs/17_stages.ipynb #e664789d
 def last_checkpoint(folder: Path) -> "Path | None":
     "The checkpoint of the latest finished stage."
     found = sorted(folder.glob("stage*.pt"))
@@ -166,7 +166,7 @@ def restore(
                          "Repeat the command of the interrupted run, or start a new one with another --out.")
     learner.net.load_state_dict(saved[0].state_dict())
     state = saved[3]["state"]
-    learner.strategy.memory.kept = state["memory"]
+    learner.strategy.load(state["strategy"])
     return state
 
 # %% ../nbs/17_stages.ipynb #be8d87e6
@@ -183,7 +183,7 @@ def single_task_runs(cfg: Config, minis: Minis, log) -> "dict[str, float]":  # m
         scores.update(evaluate_seen(learner, [task])[0])
     return scores
 
-# %% ../nbs/17_stages.ipynb #71aa8a33
+# %% ../nbs/17_stages.ipynb #7c08b045
 def run_assignment(
     cfg: Config,
     out: "str | None" = None,  # folder of the run; None picks a new one below runs/
@@ -203,7 +203,7 @@ def run_assignment(
             file.write(json.dumps(row) + "\n")
 
     learner = Learner(net, make_tasks(minis.classes, cfg, net.stride), strategy, minis.records, cfg, log)
-    state = {"matrix": {}, "seconds": {}, "stages": [], "memory": {}, "details": {}}
+    state = {"matrix": {}, "seconds": {}, "stages": [], "strategy": {}, "details": {}}
     if resume and last_checkpoint(folder):
         state = restore(learner, folder, cfg)
         say(f"resumed after {', '.join(state['matrix'])}")

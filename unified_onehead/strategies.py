@@ -16,7 +16,7 @@ from .config import TASKS, Config, InputError
 from .distill import ReplayMemory, distance
 from .net import OneHead, UnifiedOutput
 
-# %% ../nbs/12_strategies.ipynb #f064992c
+# %% ../nbs/12_strategies.ipynb #830682f7
 class Strategy:
     "Naive fine-tuning: every hook does nothing. Subclasses override what they need."
 
@@ -50,6 +50,13 @@ class Strategy:
         "After a stage; `class_sets` are the classes in each training image of `task`."
         if self.memory.capacity:
             self.memory.store(task, class_sets, generator)
+
+    def state(self) -> dict:
+        "What an interrupted run needs to go on after a stage: tensors and plain types."
+        return {"memory": self.memory.kept}
+
+    def load(self, state: dict) -> None:
+        self.memory.kept = state["memory"]
 
 # %% ../nbs/12_strategies.ipynb #0c5779b3
 class Joint(Strategy):
@@ -166,17 +173,18 @@ class Frozen(Strategy):
     def after_step(self, net):
         self.brake.release(net)
 
-# %% ../nbs/12_strategies.ipynb #4f7c865c
+# %% ../nbs/12_strategies.ipynb #0fbadae4
 class Isolation(Frozen):
     "Each stage trains the entries that it owns; see `owned_entries`."
 
     name = "isolation"
     old_rate = 0.0  # share of a step for what earlier tasks own
+    shared_rate = 0.0  # and for an unfrozen backbone, which is nobody's own
 
     def shares(self, net, names, seen):
         if not seen:
             make_triangular(net)
-        share = {n: torch.full_like(p, (self.old_rate if seen else 1.0) * n.startswith("backbone."))
+        share = {n: torch.full_like(p, (self.shared_rate if seen else 1.0) * n.startswith("backbone."))
                  for n, p in net.named_parameters()}
         for rate, tasks in ((1.0, names), (self.old_rate, seen)):
             for task in tasks:
@@ -184,7 +192,7 @@ class Isolation(Frozen):
                     share[name][mask] = rate
         return share
 
-# %% ../nbs/12_strategies.ipynb #d05fc483
+# %% ../nbs/12_strategies.ipynb #f281bb1f
 class ElasticWeightConsolidation(Strategy):
     "A quadratic penalty on leaving the previous stage's weights, weighted by a diagonal Fisher estimate."
 
@@ -218,6 +226,13 @@ class ElasticWeightConsolidation(Strategy):
                 self.fisher[name] = self.GAMMA * self.fisher.get(name, 0) + self.sums[name] / self.steps
                 self.anchor[name] = p.detach().clone()
 
+    def state(self):
+        return {**super().state(), "fisher": self.fisher, "anchor": self.anchor}
+
+    def load(self, state):
+        super().load(state)
+        self.fisher, self.anchor = state["fisher"], state["anchor"]
+
 # %% ../nbs/12_strategies.ipynb #dbf2f2a6
 class LearningWithoutForgetting(Strategy):
     "Distillation of every earlier task's channels on the new images, with a constant weight."
@@ -246,11 +261,12 @@ class LearningWithoutForgetting(Strategy):
         weight, heat = self.weight(progress), self.cfg.temperature
         return {f"kd_{task}": weight * distance(task, output, targets, net.stride, heat) for task in self.seen}
 
-# %% ../nbs/12_strategies.ipynb #5f0d4e98
+# %% ../nbs/12_strategies.ipynb #18ed6294
 class ProgressiveKnowledgeDistillation(LearningWithoutForgetting, Isolation):
     "Teacher from the previous stage, ten stored images a task, own channels for every task, a brake on the old ones."
 
     name = "progressive_kd"
+    shared_rate = 1.0  # the learning rate of the backbone falls by itself, see `later_lr`
 
     def __init__(self, cfg: Config):
         super().__init__(cfg)
