@@ -95,7 +95,7 @@ class TrainConfig:
     zoom_min: float = 0.75  # training images are scaled by a random factor from here
     zoom_max: float = 1.5  # to here; what is larger than the input is cropped at random
 
-# %% ../nbs/00_config.ipynb #b2c080d7
+# %% ../nbs/00_config.ipynb #7a935ae8
 @dataclass(frozen=True)
 class DistillConfig:
     "What keeps the earlier tasks."
@@ -117,7 +117,7 @@ class RunConfig:
     device: str = "auto"  # auto | cpu | cuda | mps
     threads: int = 0  # CPU threads; 0 leaves torch's choice
     eval_batch: int = 10  # images in an evaluation step
-    single_task: bool = False  # also train each later task alone, for the strict reading of forgetting (doubles the time)
+    single_task: bool = False  # also train each task alone, for the strict reading of forgetting (doubles the time)
 
 
 @dataclass(frozen=True)

@@ -199,14 +199,14 @@ def rule_forgetting(
     return rule(name, limit, f"{start:.4f} -> {final:.4f} ({0 - 100 * drop:+.1f} %)", drop <= 0.05 + 1e-9,
                 f"{0 - points:+.2f} points; absolute reading (5 points): {absolute}")
 
-# %% ../nbs/16_report.ipynb #f6fb0eab
+# %% ../nbs/16_report.ipynb #b532c706
 def rules_forgetting(
     results: dict,  # see the table on top
 ) -> list:  # rules
     "Per metric against its baseline, the bonus, and per metric against a single-task run."
     scores = ScoreMatrix(results["matrix"])
     floors, base = results.get("floors") or {}, scores.baseline
-    alone = {**{METRICS[TASKS[0]]: base[METRICS[TASKS[0]]]}, **(results.get("single_task") or {})}
+    alone = results.get("single_task") or {}
     metrics = [(m, scores.final[m], floors.get(m), FLOOR_REASONS[m]) for m in METRICS.values()]
     rules = [rule_forgetting(f"forgetting: {m}", base[m], *rest) for m, *rest in metrics]
     for newest in (r for r in rules if r["name"].endswith(scores.own.get(scores.last, "?")) and r["pass"]):
