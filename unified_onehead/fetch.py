@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['HOPELESS', 'MAX_MEMBERS', 'MAX_BYTES', 'DAMAGE', 'STATE', 'WORK', 'LOCK', 'DRAW', 'RECORD', 'SUFFIXES', 'SOURCES',
            'MOUNT', 'SourceError', 'DiskFull', 'Again', 'Net', 'no_room', 'page_words', 'is_page', 'check_answer',
-           'whole_size', 'request_once', 'patiently', 'digest_of', 'download', 'drive_id', 'gdown_options',
+           'whole_size', 'request_once', 'patiently', 'digest_of', 'download', 'drive_id', 'gdown_options', 'ask_gdown',
            'download_drive', 'safe_parts', 'zip_members', 'tar_members', 'archive_members', 'unpack', 'gather',
            'make_canonical', 'read_state', 'write_state', 'whats_wrong', 'own_data', 'place', 'read_record',
            'archives_in', 'copy_verified', 'pack', 'save_archives', 'Job', 'from_archives', 'get_archived', 'get_link',
-           'get_linked', 'WebStream', 'tar_stream', 'read_voc', 'pick_voc', 'Official', 'coco_labels',
+           'get_linked', 'open_at', 'WebStream', 'tar_stream', 'read_voc', 'pick_voc', 'Official', 'coco_labels',
            'imagenette_files', 'all_entries', 'official_index', 'fetch_voc', 'fetch_imagenette', 'fetch_coco',
            'write_coco', 'settled_draw', 'get_official', 'on_drive', 'drive_folder', 'locked', 'try_sources',
            'get_data', 'get_locked', 'on_colab', 'mount_drive']
 
-# %% ../nbs/22_fetch.ipynb #c3f0929e
+# %% ../nbs/22_fetch.ipynb #297b88a3
 import contextlib
 import errno
 import functools
@@ -45,7 +45,7 @@ import requests
 from gdown.exceptions import FileURLRetrievalError
 
 from .config import TASKS, InputError
-from .manifest import CLASSES, DET_CLASSES, Rule, coco_index, imagenette_index, make_manifest, manifest_bytes
+from .manifest import DET_CLASSES, Rule, coco_index, imagenette_index, make_manifest, manifest_bytes
 from .manifest import settle, voc_index
 from .prepare import CARD, MANIFEST, differences, prepare, read_manifest, sha256_of
 from .sources import SPLITS, find_mini, read_minis, what_is_there
@@ -231,7 +231,7 @@ def download(
     note.unlink(missing_ok=True)
     return sha256_of(path)
 
-# %% ../nbs/22_fetch.ipynb #a6e9c5ed
+# %% ../nbs/22_fetch.ipynb #ced8dbae
 def drive_id(text: str) -> str:
     "The file id in a Drive link or the id itself; empty for anything else."
     found = re.search(r"(?:drive|docs)\.google\.com/.*?(?:/d/|[?&]id=)([\w-]{10,})", text)
@@ -252,7 +252,28 @@ def gdown_options(
         limit = mock.patch.object(requests.Session, "request", patient)
     return {key: value for key, value in wanted.items() if key in known}, limit
 
+# %% ../nbs/22_fetch.ipynb #155b9fb7
+def ask_gdown(file_id: str, path: Path, options: dict, expected: str) -> None:
+    "One call of gdown and what its result must be. Raises Again, SourceError, DiskFull, or what requests raises."
+    what, resumed = f"Google Drive, file {file_id}", any(path.parent.glob(f"{path.name}*.part"))
+    try:
+        if gdown.download(id=file_id, output=str(path), **options) is None or not path.exists():
+            raise Again("gdown brought no file")  # 5.2.2 does so when it finds two parts
+    except FileURLRetrievalError as error:
+        raise SourceError(f"{what}: {' '.join(str(error).split())[:300]}") from error
+    except OSError as error:
+        if not isinstance(error, requests.RequestException) and no_room(error, path.parent):
+            raise no_room(error, path.parent) from error
+        raise
+    with open(path, "rb") as file:
+        head = file.read(1 << 16)
+    if is_page(head):
+        raise SourceError(f"{what}: {page_words(head)}.")
+    if expected and digest_of(path, expected) != expected:
+        wrong = f"the file's hash is {digest_of(path, expected)}, expected {expected}"
+        raise Again(wrong) if resumed else SourceError(f"{what}: {wrong}; it is damaged or another file.")
 
+# %% ../nbs/22_fetch.ipynb #da253d21
 def download_drive(
     file_id: str,  # of a file that everybody with the link may read
     path: Path,  # where the file shall be; its folder exists
@@ -261,27 +282,14 @@ def download_drive(
 ) -> str:  # sha256 of the file
     "One verified file from Google Drive. Raises SourceError or DiskFull."
     path, what = Path(path), f"Google Drive, file {file_id}"
-    parts = lambda: [p for p in path.parent.glob(f"{path.name}*.part")]  # noqa: E731
     options, limit = gdown_options(gdown.download, net)
+
+    def parts():
+        return list(path.parent.glob(f"{path.name}*.part"))
 
     def attempt():
         try:
-            if gdown.download(id=file_id, output=str(path), **options) is None or not path.exists():
-                raise Again("gdown brought no file")  # 5.2.2 does so when it finds two parts
-        except FileURLRetrievalError as error:
-            raise SourceError(f"{what}: {' '.join(str(error).split())[:300]}") from error
-        except OSError as error:
-            if not isinstance(error, requests.RequestException) and no_room(error, path.parent):
-                raise no_room(error, path.parent) from error
-            raise
-        if is_page(path.read_bytes()[:64]):
-            raise SourceError(f"{what}: {page_words(path.read_bytes()[:1 << 16])}.")
-        if expected and digest_of(path, expected) != expected:
-            raise Again("the file's hash is not the expected one")
-
-    def clean_attempt():
-        try:
-            return attempt()
+            ask_gdown(file_id, path, options, expected)
         except (Again, SourceError):
             for leftover in (*parts(), path):  # nothing of it can be gone on with
                 leftover.unlink(missing_ok=True)
@@ -290,10 +298,10 @@ def download_drive(
     if not (path.exists() and expected and digest_of(path, expected) == expected):
         path.unlink(missing_ok=True)  # gdown returns an existing file unverified
         with limit:
-            patiently(clean_attempt, lambda: sum(p.stat().st_size for p in parts()), net, what)
+            patiently(attempt, lambda: sum(p.stat().st_size for p in parts()), net, what)
     return sha256_of(path)
 
-# %% ../nbs/22_fetch.ipynb #8da6aa43
+# %% ../nbs/22_fetch.ipynb #5a400fc0
 MAX_MEMBERS, MAX_BYTES = 100_000, 4 << 30  # the minis have about 2,000 files and 100 MB
 
 
@@ -312,7 +320,7 @@ def zip_members(archive: Path):
         for info in file.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise SourceError(f"{archive.name}: the member {info.filename!r} is a link or a device, not a file. Do not use it.")
+                raise SourceError(f"{archive.name}: the member {info.filename!r} is a link or a device. Do not use it.")
             if not info.is_dir():
                 yield info.filename, functools.partial(file.open, info)
 
@@ -322,7 +330,7 @@ def tar_members(archive: Path):
     with tarfile.open(archive) as file:
         for info in file:
             if not (info.isreg() or info.isdir()):
-                raise SourceError(f"{archive.name}: the member {info.name!r} is a link or a device, not a file. Do not use it.")
+                raise SourceError(f"{archive.name}: the member {info.name!r} is a link or a device. Do not use it.")
             safe_parts(info.name, archive)
             if info.isreg():
                 yield info.name, functools.partial(file.extractfile, info)
@@ -332,7 +340,7 @@ def tar_members(archive: Path):
         if plain and (plain.seek(-1024, os.SEEK_END), plain.read())[1].strip(b"\0"):
             raise SourceError(f"{archive.name}: the end of the archive is missing; it was cut off.")
 
-# %% ../nbs/22_fetch.ipynb #a538b3b7
+# %% ../nbs/22_fetch.ipynb #98affdd1
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, NotImplementedError,
           RuntimeError)  # what the standard library raises for damaged or encrypted archives
 
@@ -349,7 +357,7 @@ def archive_members(archive: Path):
     words = page_words(head) if is_page(head) else "neither a zip nor a tar archive, or its beginning is damaged"
     raise SourceError(f"{archive.name}: {words}.")
 
-
+# %% ../nbs/22_fetch.ipynb #0dc3328c
 def unpack(
     archive: Path,  # zip or tar
     folder: Path,  # appears when all of it is unpacked
@@ -369,7 +377,7 @@ def unpack(
                 while piece := source.read(1 << 20):
                     total += len(piece)
                     if total > MAX_BYTES or number > MAX_MEMBERS:
-                        raise SourceError(f"{archive.name}: unpacks to more than {MAX_BYTES / 1e6:.0f} MB or {MAX_MEMBERS} files.")
+                        raise SourceError(f"{archive.name}: unpacks to over {MAX_BYTES / 1e6:.0f} MB or {MAX_MEMBERS} files.")
                     file.write(piece)
     except DAMAGE as error:
         raise SourceError(f"{archive.name}: damaged or cut off ({error}).") from error
@@ -378,7 +386,7 @@ def unpack(
     part.rename(folder)
     return folder
 
-# %% ../nbs/22_fetch.ipynb #84db3b24
+# %% ../nbs/22_fetch.ipynb #134dcef4
 def gather(
     unpacked: list,  # folders, one an archive
     root: Path,  # receives the three datasets
@@ -407,7 +415,7 @@ def gather(
         place.rename(root / FOLDERS[task])
     return root
 
-
+# %% ../nbs/22_fetch.ipynb #a8cab809
 def make_canonical(
     raw: Path,  # the three datasets, perhaps with a manifest
     staged: Path,  # receives the canonical set
@@ -426,7 +434,7 @@ def make_canonical(
             return staged
     return prepare(raw, staged, max_side, det_classes, origin=origin)
 
-# %% ../nbs/22_fetch.ipynb #239497e9
+# %% ../nbs/22_fetch.ipynb #98666b65
 STATE, WORK, LOCK = ".unified_onehead.json", ".work", ".unified_onehead.lock"
 DRAW = "draw.json"  # which official images these are, beside the set's manifest
 
@@ -457,7 +465,7 @@ def whats_wrong(to: Path) -> str:
         return f"{MANIFEST} is missing or altered"
     return differences(to).text() if differences(to) else ""
 
-
+# %% ../nbs/22_fetch.ipynb #84739f29
 def own_data(to: Path, source: str) -> bool:
     "Whether `to` holds readable data that this module did not place. Raises InputError for what it must not touch."
     if (to / MARKER).exists():
@@ -501,7 +509,7 @@ def place(
     write_state(to, {**state, "state": "complete", "manifest": sha256_of(to / MANIFEST)})
     shutil.rmtree(to / WORK, ignore_errors=True)
 
-# %% ../nbs/22_fetch.ipynb #19b7bfa5
+# %% ../nbs/22_fetch.ipynb #4e8e5fcd
 RECORD, SUFFIXES = "archives.json", (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 
 
@@ -521,7 +529,7 @@ def archives_in(folder: Path) -> list:
     three = [named(FOLDERS[task]) for task in TASKS]
     return three if all(three) else [found for found in [named("minis")] if found]
 
-
+# %% ../nbs/22_fetch.ipynb #73bc189d
 def copy_verified(source: Path, target: Path, expected: str = "") -> str:  # sha256
     "Copy a file and hash it on the way, under a temporary name until it is whole. Raises SourceError for a wrong hash."
     part, digest = Path(f"{target}.part"), hashlib.sha256()
@@ -531,8 +539,8 @@ def copy_verified(source: Path, target: Path, expected: str = "") -> str:  # sha
             out.write(piece)
     if expected and digest.hexdigest() != expected:
         part.unlink()
-        raise SourceError(f"{source}: altered since it was recorded (sha256 {digest.hexdigest()[:12]}, recorded {expected[:12]}). "
-                          f"Delete it together with {RECORD}, so that it is made again.")
+        raise SourceError(f"{source}: not the file that was recorded (sha256 {digest.hexdigest()[:12]}, expected "
+                          f"{expected[:12]}); it is damaged or was replaced.")
     os.replace(part, target)
     return digest.hexdigest()
 
@@ -547,7 +555,7 @@ def pack(folder: Path, task: str, target: Path) -> str:  # sha256
     os.replace(f"{target}.part", target)
     return sha256_of(target)
 
-# %% ../nbs/22_fetch.ipynb #2654e20c
+# %% ../nbs/22_fetch.ipynb #2cb99672
 def save_archives(to: Path, drive: Path, say, renew: bool = False) -> None:
     "Put the set on Drive, if it is not there. A Drive that fails costs a warning, not the run."
     manifest = sha256_of(to / MANIFEST)
@@ -560,7 +568,7 @@ def save_archives(to: Path, drive: Path, say, renew: bool = False) -> None:
     try:
         (to / WORK).mkdir(exist_ok=True)
         drive.mkdir(parents=True, exist_ok=True)
-        (drive / RECORD).unlink(missing_ok=True)
+        (drive / RECORD).write_text('{"writing": true}')
         for task in TASKS:
             local = to / WORK / f"{FOLDERS[task]}.zip"
             hashes[local.name] = pack(to, task, local)
@@ -604,17 +612,18 @@ def from_archives(job: Job, archives: list, origin: str) -> Path:  # the staged 
     raw = gather(folders, job.work / "gathered")
     return make_canonical(raw, job.work / "staged", job.max_side, origin, job.det_classes)
 
-# %% ../nbs/22_fetch.ipynb #fcab611c
+# %% ../nbs/22_fetch.ipynb #5165ce73
 def get_archived(job: Job) -> Path:  # the staged set
     "Source 1: archives in the folder itself or on the mounted Drive."
     looked, faults = [p for p in (job.to, job.drive) if p is not None], []
     for folder in looked:
         try:
-            archives, known = archives_in(folder), read_record(folder).get("archives", {})
-            copies = []
+            archives, record, copies = archives_in(folder), read_record(folder), []
+            if record.get("writing"):
+                raise SourceError(f"{folder}: an earlier session was cut while it wrote the archives there.")
             for archive in archives:
                 copies.append(job.work / f"copy_{archive.name}")
-                copy_verified(archive, copies[-1], known.get(archive.name, ""))
+                copy_verified(archive, copies[-1], record.get("archives", {}).get(archive.name, ""))
             if archives:
                 job.say(f"archives found in {folder}: {', '.join(p.name for p in archives)}")
                 return from_archives(job, copies, f"archives in {folder.name}")
@@ -627,7 +636,7 @@ def get_archived(job: Job) -> Path:  # the staged set
     where = " or ".join(map(str, looked)) + ("" if job.drive else " (no Drive is mounted)")
     raise SourceError(" ".join(faults) or f"no archives {names}, nor minis.zip, in {where}.")
 
-
+# %% ../nbs/22_fetch.ipynb #06b892aa
 def get_link(job: Job, link: str, local: Path, expected: str) -> str:  # sha256
     "One archive from a path, a Drive file or an address."
     web = link.startswith(("http://", "https://"))
@@ -660,7 +669,22 @@ def get_linked(job: Job) -> Path:  # the staged set
     job.hashes.update(found)
     return staged
 
-# %% ../nbs/22_fetch.ipynb #3d49dd35
+# %% ../nbs/22_fetch.ipynb #ee4c623f
+def open_at(url: str, at: int, net: Net) -> tuple:  # answer, its pieces, bytes over, size of the whole file or None
+    "Ask for a file from a byte on; a server that ignores Range is read up to there."
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={at}-"} if at else {})
+    answer = requests.get(url, headers=headers, stream=True, timeout=net.timeout)
+    check_answer(answer)
+    skip, rest, pieces = at if answer.status_code == 200 else 0, b"", answer.iter_content(1 << 16)
+    total = whole_size(answer, at - skip)
+    while skip:
+        piece = next(pieces, b"")
+        if not piece:
+            raise Again(f"the file ended {skip} bytes before the place where the line broke")
+        skip, rest = max(0, skip - len(piece)), piece[skip:]
+    return answer, pieces, rest, total
+
+# %% ../nbs/22_fetch.ipynb #7b4d93e8
 class WebStream(io.RawIOBase):
     "A file on a server, read once from front to back; joined again where the line breaks."
 
@@ -672,36 +696,20 @@ class WebStream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def connect(self) -> None:
-        "Open the file at `self.at`; a server that ignores Range is read up to there."
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={self.at}-"} if self.at else {})
-        self.answer = requests.get(self.url, headers=headers, stream=True, timeout=self.net.timeout)
-        check_answer(self.answer)
-        skip = self.at if self.answer.status_code == 200 else 0
-        self.total = whole_size(self.answer, self.at - skip)
-        self.pieces = self.answer.iter_content(1 << 16)
-        while skip:
-            piece = next(self.pieces)
-            skip, self.rest = max(0, skip - len(piece)), piece[skip:]
-
     def next_piece(self) -> bytes:
         "Some bytes, or none at the end. Raises what `patiently` tries again."
         try:
             if self.answer is None:
-                self.connect()
+                self.answer, self.pieces, self.rest, self.total = open_at(self.url, self.at, self.net)
             piece, self.rest = self.rest or next(self.pieces, b""), b""
             if not piece and self.total is not None and self.at < self.total:
                 raise Again(f"{self.at} of {self.total} bytes came")
             return piece
-        except (Again, requests.RequestException, StopIteration) as error:
-            self.close_answer()
-            raise Again(str(error)) if isinstance(error, StopIteration) else error
-
-    def close_answer(self) -> None:
-        "Give up the connection, so that the next read opens another."
-        if self.answer is not None:
-            self.answer.close()
-        self.answer, self.pieces, self.rest = None, None, b""
+        except (Again, requests.RequestException):
+            if self.answer is not None:
+                self.answer.close()
+            self.answer, self.pieces, self.rest = None, None, b""  # the next try opens another connection
+            raise
 
     def readinto(self, buffer) -> int:
         piece = patiently(self.next_piece, lambda: self.at, self.net, self.url)
@@ -711,7 +719,7 @@ class WebStream(io.RawIOBase):
         self.md5.update(piece[:count])
         return count
 
-# %% ../nbs/22_fetch.ipynb #f292b2a0
+# %% ../nbs/22_fetch.ipynb #c36dc9e5
 def tar_stream(stream):
     "The regular files of a tar that is read from front to back: (name below VOC2012, file)."
     try:
@@ -738,7 +746,7 @@ def read_voc(stream) -> dict:  # split -> image id -> entry
         raise SourceError("the VOC archive has no ImageSets/Segmentation/train.txt and val.txt.")
     return voc_index(lists, annotations)
 
-
+# %% ../nbs/22_fetch.ipynb #ddf20466
 def pick_voc(stream, wanted: dict, folder: Path) -> None:
     "Write the pictures and masks of the wanted ids (id -> split) into the layout that is read; to the end of the stream."
     for name, opened in tar_stream(stream):
@@ -751,13 +759,16 @@ def pick_voc(stream, wanted: dict, folder: Path) -> None:
     while stream.read(1 << 20):
         pass  # the hash is known at the end of the file, behind the archive's end mark
 
-# %% ../nbs/22_fetch.ipynb #31e4dd4d
+# %% ../nbs/22_fetch.ipynb #ac4098a8
 @dataclass(frozen=True)
 class Official:
     "Where the official data lies: address and md5."
-    coco: tuple = ("http://images.cocodataset.org/annotations/annotations_trainval2017.zip", "f4bbac642086de4f52a3fdda2de5fa2c")
-    voc: tuple = ("https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar", "6cd6e144f989b92b3379bac3b3de84fd")
-    imagenette: tuple = ("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz", "e793b78cc4c9e9a4ccc0c1155377a412")
+    coco: tuple = ("http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+                   "f4bbac642086de4f52a3fdda2de5fa2c")
+    voc: tuple = ("https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+                  "6cd6e144f989b92b3379bac3b3de84fd")
+    imagenette: tuple = ("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz",
+                         "e793b78cc4c9e9a4ccc0c1155377a412")
     rule: Rule = Rule()  # which images
 
 
@@ -787,7 +798,7 @@ def all_entries(manifest: dict, task: str) -> list:  # (split, entry)
     "The images of a task with their reserves."
     return [(split, e) for split in SPLITS for e in manifest["images"][task][split] + manifest["reserve"][task][split]]
 
-# %% ../nbs/22_fetch.ipynb #996f1565
+# %% ../nbs/22_fetch.ipynb #1ac0fac3
 def official_index(job: Job) -> dict:  # task -> split -> name -> entry
     "The three official indexes; big downloads are kept in the work folder until the set is whole."
     official, (coco_url, coco_md5), (nette_url, nette_md5) = job.official, job.official.coco, job.official.imagenette
@@ -803,7 +814,7 @@ def official_index(job: Job) -> dict:  # task -> split -> name -> entry
     coco = {split: coco_index(coco_labels(job.work / "annotations.zip", split)) for split in SPLITS}
     return {"seg": voc, "cls": imagenette_index(table["noisy_imagenette.csv"].decode()), "det": coco}
 
-
+# %% ../nbs/22_fetch.ipynb #171f4df8
 def fetch_voc(job: Job, manifest: dict, folder: Path) -> None:
     "The drawn pictures and masks of VOC; nothing when they are there from an earlier call."
     done = folder / ".whole"
@@ -813,8 +824,9 @@ def fetch_voc(job: Job, manifest: dict, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     stream = io.BufferedReader(WebStream(job.official.voc[0], job.net), 1 << 20)
     pick_voc(stream, {e["name"]: split for split, e in all_entries(manifest, "seg")}, folder)
-    if job.official.voc[1] and stream.raw.md5.hexdigest() != job.official.voc[1]:
-        raise SourceError(f"{job.official.voc[0]}: md5 {stream.raw.md5.hexdigest()}, expected {job.official.voc[1]}; damaged on the way.")
+    url, md5 = job.official.voc
+    if md5 and stream.raw.md5.hexdigest() != md5:
+        raise SourceError(f"{url}: md5 {stream.raw.md5.hexdigest()}, expected {md5}; it was damaged on the way.")
     done.write_text("")
 
 
@@ -825,7 +837,7 @@ def fetch_imagenette(job: Job, manifest: dict, folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
 
-# %% ../nbs/22_fetch.ipynb #29102280
+# %% ../nbs/22_fetch.ipynb #1c527ac4
 def fetch_coco(job: Job, manifest: dict, folder: Path) -> None:
     "The drawn pictures of COCO; those that are there with the hash of their first download are not asked for again."
     record = job.work / "hashes.json"
@@ -853,7 +865,7 @@ def fetch_coco(job: Job, manifest: dict, folder: Path) -> None:
         pool.shutdown(cancel_futures=True)
         record.write_text(json.dumps(job.hashes))
 
-
+# %% ../nbs/22_fetch.ipynb #8ba55b55
 def write_coco(labels: dict, entries: list, target: Path) -> None:
     "The label file of the drawn images: the ten classes, crowds kept as crowds."
     ids, names = {e["id"] for e in entries}, {c["id"]: c["name"] for c in labels["categories"] if c["name"] in DET_CLASSES}
@@ -901,7 +913,7 @@ def get_official(job: Job) -> Path:  # the staged set
     (staged / DRAW).write_bytes(manifest_bytes(settled))
     return staged
 
-# %% ../nbs/22_fetch.ipynb #b999e76b
+# %% ../nbs/22_fetch.ipynb #427af3c9
 SOURCES = {"drive": get_archived, "zip": get_linked, "official": get_official}
 MOUNT = "/content/drive"  # where Colab mounts Google Drive
 
@@ -925,7 +937,7 @@ def drive_folder(
         return None
     return Path(wanted) if wanted else None
 
-
+# %% ../nbs/22_fetch.ipynb #c44d5810
 @contextlib.contextmanager
 def locked(to: Path, say):
     "Alone in this folder, across processes; the system frees the lock of a process that dies."
@@ -954,11 +966,11 @@ def try_sources(job: Job, names: tuple) -> tuple:  # staged folder, name of the 
             reasons.append(f"{name}: {error}")
             job.say(f"skipped {reasons[-1]}")
     raise InputError(
-        f"{job.to}: no source gave the data. {' | '.join(reasons)} | How to go on: put your own copy, minis.zip, into {job.to} or into "
-        "the Drive folder; or give the link of an archive with --url; or take made data with --source synthetic, which is not the "
-        "assignment's. What was downloaded is kept for the next call.")
+        f"{job.to}: no source gave the data. {' | '.join(reasons)} | How to go on: put your own copy, minis.zip, into {job.to} "
+        "or into the Drive folder; or give the link of an archive with --url; or take made data with --source synthetic, which "
+        "is not the assignment's. What was downloaded is kept for the next call.")
 
-# %% ../nbs/22_fetch.ipynb #343922b2
+# %% ../nbs/22_fetch.ipynb #19892bae
 def get_data(
     to: "str | os.PathLike",  # local folder that receives the three minis
     source: str = "auto",  # auto | drive | zip | official | synthetic
@@ -975,8 +987,8 @@ def get_data(
     if source not in ("auto", "synthetic", *SOURCES):
         raise InputError(f"--source {source}: one of auto, {', '.join(SOURCES)}, synthetic.")
     if on_drive(to):
-        raise InputError(f"{to}: training reads thousands of small files, for which Google Drive is too slow. Give a local folder; the "
-                         "archives are kept on Drive by themselves.")
+        raise InputError(f"{to}: training reads thousands of small files, for which Google Drive is too slow. Give a local "
+                         "folder; the archives are kept on Drive by themselves.")
     if source == "synthetic":
         return make_synthetic(to)
     try:
@@ -985,9 +997,9 @@ def get_data(
             job = Job(to, tuple(urls), drive_folder(drive, say), max_side, tuple(det_classes), net, official, say=say)
             return get_locked(job, names, source)
     except OSError as error:
-        raise no_room(error, to) or InputError(f"{to}: cannot be read or written ({error}). Choose a folder of your own.") from error
+        raise no_room(error, to) or InputError(f"{to}: cannot be read or written ({error}). Choose a folder of yours.") from error
 
-
+# %% ../nbs/22_fetch.ipynb #24e3347f
 def get_locked(job: Job, names: tuple, source: str) -> Path:
     "The rest of `get_data`, alone in the folder."
     state = read_state(job.to)
@@ -1004,8 +1016,9 @@ def get_locked(job: Job, names: tuple, source: str) -> Path:
         job.say(f"{job.to}: three datasets, {len(read_manifest(job.to)['files'])} files, verified")
     else:
         job.say(f"{job.to}: whole and verified, nothing to get")
-        if job.max_side and job.max_side != read_manifest(job.to)["max_side"]:
-            job.say(f"WARNING: it was made with --max-side {read_manifest(job.to)['max_side']}; for another size choose another folder")
+        made_with = read_manifest(job.to)["max_side"]
+        if job.max_side not in (0, made_with):
+            job.say(f"WARNING: it was made with --max-side {made_with}; for another size choose another folder")
     if job.drive is not None:
         save_archives(job.to, job.drive, job.say, job.renew)
     return job.to
