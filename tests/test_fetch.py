@@ -434,7 +434,7 @@ def test_wrong_hash(get, server, tmp_path, wanted, archive):
 
 def test_no_network_at_all(get, tmp_path):
     with pytest.raises(InputError) as caught:
-        get(urls=["http://127.0.0.1:9/minis.zip", FILE_ID.replace("1a", "zz")][:1])
+        get(urls=["http://127.0.0.1:9/minis.zip"])
     assert str(caught.value).count("no connection") == 2, "the link and the official host"
 
 
@@ -517,9 +517,9 @@ def test_killed_during_unpacking(get, wanted, server, tmp_path):
 
 
 @posix
-@pytest.mark.parametrize("step", range(1, 11))
+@pytest.mark.parametrize("step", [1, 2, 4, 7, 9])
 def test_killed_while_moving_into_place(get, wanted, tmp_path, step):
-    "At every one of the steps between a whole staged set and a whole set in its place."
+    "Between a whole staged set and a whole set in its place: markers, renames, and the last clearing up."
     steps = []
 
     def counted(function):
@@ -541,7 +541,7 @@ def test_killed_while_moving_into_place(get, wanted, tmp_path, step):
         get()
 
     killed = end_of(forked(action))
-    assert killed == -signal.SIGKILL or step > 8
+    assert killed == -signal.SIGKILL
     assert is_whole(get(), wanted)
 
 
