@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'run_config', 'parse_tasks', 'do_run', 'settings_help', 'add_run', 'format_scores', 'do_eval', 'add_eval',
-           'do_check', 'do_synthetic', 'add_data', 'build_parser', 'parse', 'main']
+           'do_check', 'do_synthetic', 'class_names', 'do_get', 'do_prepare', 'do_show', 'add_classes', 'add_side',
+           'add_acquiring', 'add_data', 'build_parser', 'parse', 'main']
 
 # %% ../nbs/23_cli.ipynb #c3f93ec9
 import argparse
@@ -113,12 +114,12 @@ def add_eval(commands) -> None:
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
     add("--json", action="store_true", help="print one JSON object, unrounded (default: off)")
 
-# %% ../nbs/23_cli.ipynb #82da6f74
+# %% ../nbs/23_cli.ipynb #6993ed43
 def do_check(args: argparse.Namespace) -> int:  # exit code: 1 when training would go wrong
     "Look at every file of the three minis: counts per split and class, leaks, broken files, boxes outside their image."
     with contextlib.redirect_stdout(sys.stderr):
         from unified_onehead.sources import check_minis
-        report = check_minis(args.data_root, tuple(c.strip() for c in args.classes.split(",") if c.strip()))
+        report = check_minis(args.data_root, class_names(args.classes))
     print(json.dumps(report.as_dict(), indent=1) if args.json else report.text())
     return 0 if report.ok else 1
 
@@ -131,17 +132,94 @@ def do_synthetic(args: argparse.Namespace) -> int:  # exit code
     print(f"{folder}: synthetic minis, {args.train} train and {args.val} val images a task, seed {args.seed}")
     return 0
 
-# %% ../nbs/23_cli.ipynb #2825e367
+# %% ../nbs/23_cli.ipynb #28181cf4
+def class_names(text: str) -> tuple[str, ...]:
+    "Names joined by commas."
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def do_get(args: argparse.Namespace) -> int:  # exit code
+    "Get the three minis into a local folder: what is there already, --url, the official archives, in this order."
+    from unified_onehead.fetch import get_data
+    folder = get_data(args.to, args.source, tuple(args.url), args.drive, args.max_side, class_names(args.classes))
+    print(f"next: unified-onehead data check --data-root {shlex.quote(str(folder))}")
+    return 0
+
+
+def do_prepare(args: argparse.Namespace) -> int:  # exit code
+    "Write a clean copy of readable minis: one layout, one numbering, no image twice, scaled, with hashes and a data card."
+    from unified_onehead.prepare import CARD, prepare, read_manifest
+    folder = prepare(args.src, args.dst, args.max_side, class_names(args.classes))
+    manifest = read_manifest(folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    images = ", ".join(f"{task} {n['train']}+{n['val']}" for task, n in manifest["images"].items())
+    print(f"{folder}: {size:.1f} MB, images {images}; what is in it: {folder / CARD}")
+    return 0
+
+
+def do_show(args: argparse.Namespace) -> int:  # exit code
+    "Draw labelled training images of every task and the class histogram into a picture."
+    import matplotlib
+    matplotlib.use("Agg")  # a terminal has no window
+    from unified_onehead.prepare import show_minis
+    from unified_onehead.sources import read_minis
+    figure = show_minis(read_minis(args.data_root, class_names(args.classes)), args.images)
+    try:
+        figure.savefig(args.out, dpi=110)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--out {args.out}: cannot be written ({error}). Name a .png or .pdf in a folder of yours.") from error
+    print(f"{args.out}: samples and class counts of {args.data_root}")
+    return 0
+
+# %% ../nbs/23_cli.ipynb #b8257494
+def add_classes(parser) -> None:
+    "The option that fixes detection's classes."
+    parser.add_argument("--classes", default="", metavar="A,B",
+                        help="detection classes by name (default: the ten most frequent)")
+
+
+def add_side(parser) -> None:
+    "The option that scales images down."
+    parser.add_argument("--max-side", type=int, default=0, metavar="N",
+                        help="scale images down to this longer side, pixels; 0 keeps sizes (default: %(default)s)")
+
+
+def add_acquiring(below) -> None:
+    "`data get`, `data prepare` and `data show`."
+    get = below.add_parser("get", help="download, verify and unpack the three minis", description=do_get.__doc__)
+    get.set_defaults(command=do_get)
+    get.add_argument("--to", required=True, metavar="DIR", help="local folder that receives the three minis")
+    get.add_argument("--source", default="auto", choices=["auto", "drive", "zip", "official", "synthetic"],
+                     help="auto tries drive, zip and official in this order (default: %(default)s)")
+    get.add_argument("--url", nargs="+", default=[], metavar="U",
+                     help="archives: http(s) links, Drive links or ids, files; #sha256=.. behind one is verified (default: none)")
+    get.add_argument("--drive", default="auto", metavar="D",
+                     help="folder that keeps the archives between sessions (default: %(default)s, on Drive when it is mounted)")
+    prepare = below.add_parser("prepare", help="write a clean, scaled copy", description=do_prepare.__doc__)
+    prepare.set_defaults(command=do_prepare)
+    prepare.add_argument("src", metavar="SRC", help="folder with the three minis, in any layout that is read")
+    prepare.add_argument("dst", metavar="DST", help="the new folder")
+    show = below.add_parser("show", help="draw samples and class counts", description=do_show.__doc__)
+    show.set_defaults(command=do_show)
+    show.add_argument("--data-root", "--data_root", required=True, metavar="D", help="folder with the three minis")
+    show.add_argument("--out", default="minis.png", metavar="F", help="the picture (default: %(default)s)")
+    show.add_argument("--images", type=int, default=5, metavar="N", help="images a task (default: %(default)s)")
+    for parser in (get, prepare, show):
+        add_classes(parser)
+    for parser in (get, prepare):
+        add_side(parser)
+
+# %% ../nbs/23_cli.ipynb #10ac8797
 def add_data(commands) -> None:
-    "The two `data` commands and their options."
+    "The `data` commands and their options."
     default = Config()
-    data = commands.add_parser("data", help="check a data root, or make the synthetic minis")
-    below = data.add_subparsers(required=True, metavar="check | synthetic")
+    data = commands.add_parser("data", help="get, prepare, check or show a data root, or make the synthetic minis")
+    below = data.add_subparsers(required=True, metavar="get | prepare | check | show | synthetic")
+    add_acquiring(below)
     check = below.add_parser("check", help="report counts, leaks and problems", description=do_check.__doc__)
     check.set_defaults(command=do_check)
     check.add_argument("--data-root", "--data_root", required=True, metavar="D", help="folder with the three minis")
-    check.add_argument("--classes", default="", metavar="A,B",
-                       help="detection classes by name (default: the ten most frequent)")
+    add_classes(check)
     check.add_argument("--json", action="store_true", help="print one JSON object (default: off)")
     make = below.add_parser("synthetic", help="make the synthetic minis", description=do_synthetic.__doc__)
     make.set_defaults(command=do_synthetic)

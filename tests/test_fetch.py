@@ -1,0 +1,783 @@
+"""Every fault that `data get` must survive, against a local HTTP server and temporary disks; gdown is the real one."""
+import errno
+import functools
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import gdown
+import numpy as np
+import pytest
+import requests
+from conftest import ROOT
+from PIL import Image
+
+from unified_onehead import cli, fetch
+from unified_onehead.config import InputError
+from unified_onehead.fetch import DiskFull, Net, Official, SourceError, download, download_drive, get_data, unpack, whats_wrong
+from unified_onehead.manifest import CLASSES, Rule
+from unified_onehead.prepare import differences, prepare, read_manifest
+from unified_onehead.sources import WNIDS, check_minis, read_minis
+from unified_onehead.synthetic import FOLDERS, make_synthetic
+
+QUICK = Net(timeout=(2, 0.5), retries=2, backoff=0.01, connections=4)
+QUOTA = b"<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title>Too many users have viewed or downloaded this file"
+NOWHERE = Official(("http://127.0.0.1:9/coco.zip", ""), ("http://127.0.0.1:9/voc.tar", ""), ("http://127.0.0.1:9/nette.tgz", ""))
+
+
+class Handler(BaseHTTPRequestHandler):
+    "Serves `server.files`; `server.faults[path]` is used up, one entry a request."
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        asked, body = self.headers.get("Range"), self.server.files.get(self.path, self.server.files.get(path))
+        faults = self.server.faults.get(path) or [None]
+        fault = faults[0] if faults[-1] == "always" else faults.pop(0)
+        self.server.log.append((self.path, asked))
+        if isinstance(fault, int) or body is None:
+            self.send_response(fault or 404)
+            self.send_header("Retry-After", "0")
+            self.send_header("Content-Type", "text/plain")
+            self.end_headers()
+            return
+        start = int(asked[6:-1]) if asked and fault != "no range" else 0
+        if asked and start >= len(body):
+            self.send_response(416)
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        for name, value in self.server.headers.get(path, {"Content-Type": "application/octet-stream"}).items():
+            self.send_header(name, value)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        rest = body[start:]
+        try:
+            if isinstance(fault, tuple):  # ("cut", after so many bytes)
+                self.wfile.write(rest[:fault[1]])
+            elif fault == "stall":
+                self.wfile.write(rest[:len(rest) // 2])
+                self.wfile.flush()
+                self.server.release.wait(20)
+            else:
+                self.wfile.write(rest)
+        except OSError:
+            pass  # the other side has gone, which is what some tests are about
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        server.files, server.faults, server.headers, server.log, server.release = {}, {}, {}, [], threading.Event()
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.release.set()
+        server.shutdown()
+
+
+def zip_of(folder: Path, prefix="minis/") -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            file.write(path, prefix + path.relative_to(folder).as_posix())
+    return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def minis(tmp_path_factory):
+    return make_synthetic(tmp_path_factory.mktemp("made") / "minis", n_train=20, n_val=20, side=32)
+
+
+@pytest.fixture(scope="session")
+def archive(minis):
+    "The minis as an archive in the course's layout."
+    return zip_of(minis)
+
+
+@pytest.fixture(scope="session")
+def wanted(minis, tmp_path_factory):
+    "The manifest's files of the canonical set made of them."
+    return read_manifest(prepare(minis, tmp_path_factory.mktemp("canonical") / "set"))["files"]
+
+
+@pytest.fixture
+def get(tmp_path, server, archive):
+    "`get_data` with the archive on the server, quick and without the official hosts; what it says is kept in `get.said`."
+    server.files["/minis.zip"] = archive
+
+    def call(to="data", **options):
+        options = {"urls": (f"{server.url}/minis.zip",), "official": NOWHERE, "net": QUICK, "drive": "", **options}
+        return get_data(tmp_path / to, say=call.said.append, **options)
+
+    call.said = []
+    return call
+
+
+def is_whole(folder: Path, wanted: dict) -> bool:
+    "The same files as ever, nothing left lying about, and readable."
+    assert read_manifest(folder)["files"] == wanted and whats_wrong(folder) == "" and not differences(folder).new
+    assert not (folder / ".work").exists() and not list(folder.rglob("*.part"))
+    return {task: len(part["train"]) for task, part in read_minis(folder).records.items()} == dict.fromkeys(FOLDERS, 20)
+
+
+def holds_no_set(folder: Path) -> bool:
+    return not any((folder / name).exists() for name in FOLDERS.values())
+
+
+# ---- one file --------------------------------------------------------------------------------------------------------
+
+BODY = random.Random(3).randbytes(120_000)
+SHA = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.mark.parametrize("places", [(0,), (1,), (16_384,), (65_535, 65_537), (119_999,), (7,) * 2, (40_000, 1, 40_000, 1)])
+def test_cut_at_any_byte(server, tmp_path, places):
+    server.files["/f"], server.faults["/f"] = BODY, [("cut", place) for place in places]
+    assert download(f"{server.url}/f", tmp_path / "f", SHA, QUICK) == SHA
+    assert (tmp_path / "f").read_bytes() == BODY and sorted(os.listdir(tmp_path)) == ["f"]
+    assert len(server.log) == len(places) + 1
+
+
+def test_cut_again_and_again_still_arrives(server, tmp_path):
+    "More breaks than retries: every try that brings something counts as none."
+    server.files["/f"], server.faults["/f"] = BODY, [("cut", 20_000)] * 5
+    assert download(f"{server.url}/f", tmp_path / "f", SHA, Net((2, 1), retries=1, backoff=0)) == SHA
+
+
+def test_stopped_process_is_continued_by_the_next(server, tmp_path):
+    server.files["/f"], server.faults["/f"] = BODY, [("cut", 50_000), 404]
+    with pytest.raises(SourceError):
+        download(f"{server.url}/f", tmp_path / "f", SHA, QUICK)
+    kept = (tmp_path / "f.part").stat().st_size
+    assert kept > 0 and not (tmp_path / "f").exists()
+    server.faults.clear()
+    server.log.clear()
+    assert download(f"{server.url}/f", tmp_path / "f", SHA, QUICK) == SHA
+    assert server.log == [("/f", f"bytes={kept}-")]
+
+
+def test_stalled_connection(server, tmp_path):
+    server.files["/f"], server.faults["/f"] = BODY, ["stall"]
+    started = time.time()
+    assert download(f"{server.url}/f", tmp_path / "f", SHA, QUICK) == SHA
+    assert time.time() - started < 10
+    server.faults["/f"] = ["stall", "always"]
+    with pytest.raises(SourceError, match="nothing came for 0.5 s"):
+        download(f"{server.url}/f", tmp_path / "g", SHA, Net((2, 0.5), retries=0, backoff=0))
+
+
+def test_server_that_ignores_range(server, tmp_path):
+    server.files["/f"], server.faults["/f"] = BODY, [("cut", 50_000), "no range"]
+    assert download(f"{server.url}/f", tmp_path / "f", "", QUICK) == SHA, "begun anew, not appended to"
+
+
+def test_file_that_changed_on_the_server(server, tmp_path):
+    server.files["/f"], server.faults["/f"] = BODY, [("cut", 50_000), 404]
+    with pytest.raises(SourceError, match="status 404"):
+        download(f"{server.url}/f", tmp_path / "f", "", QUICK)
+    other = random.Random(4).randbytes(120_000)
+    server.files["/f"] = other
+    digest = hashlib.sha256(other).hexdigest()
+    assert download(f"{server.url}/f", tmp_path / "f", digest, QUICK) == digest, "the mixture was refused and fetched anew"
+
+
+def test_part_longer_than_the_file(server, tmp_path):
+    (tmp_path / "f.part").write_bytes(BODY * 2)
+    (tmp_path / "f.part.json").write_text(json.dumps({"url": f"{server.url}/f"}))
+    server.files["/f"] = BODY
+    assert download(f"{server.url}/f", tmp_path / "f", SHA, QUICK) == SHA
+
+
+def test_busy_server(server, tmp_path):
+    server.files["/f"], server.faults["/f"] = BODY, [429, 503]
+    assert download(f"{server.url}/f", tmp_path / "f", SHA, QUICK) == SHA
+    server.faults["/f"] = [429, "always"]
+    with pytest.raises(SourceError, match="status 429"):
+        download(f"{server.url}/f", tmp_path / "g", SHA, QUICK)
+    assert not (tmp_path / "g").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_disk_full_while_downloading(server, tmp_path):
+    server.files["/f"] = BODY
+    (tmp_path / "f.part").symlink_to("/dev/full")  # the kernel itself says: no space left on device
+    (tmp_path / "f.part.json").write_text(json.dumps({"url": f"{server.url}/f"}))
+    with pytest.raises(DiskFull, match="the disk is full") as caught:
+        download(f"{server.url}/f", tmp_path / "f", SHA, QUICK)
+    assert "Make room" in str(caught.value) and not (tmp_path / "f").exists()
+
+
+def test_too_little_room_is_said_before_downloading(server, tmp_path, monkeypatch):
+    server.files["/f"] = BODY
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(DiskFull, match="are needed"):
+        download(f"{server.url}/f", tmp_path / "f", SHA, QUICK)
+
+
+# ---- Google Drive: gdown's own code, its requests led to the local server ----------------------------------------------
+
+FILE_ID = "1a2B3c4D5e6F7g8H9i0JkLmNoP"
+FORM = b"""<!DOCTYPE html><html><body>
+<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">
+<input type="hidden" name="id" value="x"/><input type="hidden" name="confirm" value="t"/></form></body></html>"""
+REFUSAL = (b'<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body><p class="uc-error-subcaption">'
+           b"Too many users have viewed or downloaded this file recently. Please try again later.</p></body></html>")
+
+
+@pytest.fixture
+def google(server, monkeypatch, tmp_path):
+    "Requests to Google's hosts go to the local server; gdown notices nothing."
+    send = requests.adapters.HTTPAdapter.send
+
+    def led(self, request, **options):
+        for host in ("https://drive.google.com", "https://drive.usercontent.google.com"):
+            request.url = request.url.replace(host, server.url)
+        return send(self, request, **options)
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", led)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    server.files["/uc"], server.headers["/uc"] = FORM, {"Content-Type": "text/html; charset=utf-8"}
+    server.headers["/download"] = {"Content-Type": "application/octet-stream",
+                                   "Content-Disposition": 'attachment; filename="minis.zip"'}
+    return server
+
+
+def as_old(url=None, output=None, quiet=False, proxy=None, speed=None, use_cookies=True, verify=True, id=None, fuzzy=False,
+           resume=False, format=None, user_agent=None, log_messages=None):
+    "gdown's own code behind the signature of 5.2.2: no timeout, no retries."
+    return REAL_GDOWN(url=url, output=output, quiet=quiet, use_cookies=use_cookies, id=id, resume=resume)
+
+
+REAL_GDOWN = gdown.download
+
+
+@pytest.fixture(params=["as installed", "5.2.2's signature"])
+def any_gdown(request, monkeypatch):
+    if request.param != "as installed":
+        monkeypatch.setattr(gdown, "download", as_old)
+
+
+def test_drive_confirmation_page_is_followed(google, any_gdown, tmp_path):
+    google.files["/download"] = BODY
+    (tmp_path / "d").mkdir()
+    assert download_drive(FILE_ID, tmp_path / "d/f", SHA, QUICK) == SHA
+    assert os.listdir(tmp_path / "d") == ["f"] and [path for path, _ in google.log][0] == f"/uc?id={FILE_ID}"
+
+
+def test_drive_quota_page(google, any_gdown, tmp_path):
+    google.files["/uc"] = REFUSAL
+    with pytest.raises(SourceError, match="Too many users"):
+        download_drive(FILE_ID, tmp_path / "f", "", QUICK)
+    assert not list(tmp_path.glob("f*"))
+
+
+def test_drive_cut_and_stalled(google, any_gdown, tmp_path):
+    google.files["/download"], google.faults["/download"] = BODY, [("cut", 70_000), "stall"]
+    (tmp_path / "d").mkdir()
+    assert download_drive(FILE_ID, tmp_path / "d/f", SHA, QUICK) == SHA
+    assert os.listdir(tmp_path / "d") == ["f"]
+
+
+def test_drive_wrong_hash_leaves_nothing(google, any_gdown, tmp_path):
+    google.files["/download"] = BODY
+    with pytest.raises(SourceError, match="damaged or another file"):
+        download_drive(FILE_ID, tmp_path / "f", "0" * 64, QUICK)
+    assert not list(tmp_path.glob("f*"))
+
+
+def test_set_from_a_drive_link(google, get, archive, wanted, tmp_path):
+    google.files["/download"] = archive
+    folder = get(urls=[f"https://drive.google.com/file/d/{FILE_ID}/view?usp=sharing"])
+    assert is_whole(folder, wanted)
+
+
+# ---- archives ----------------------------------------------------------------------------------------------------------
+
+def tar_bytes(mode, *members):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as file:
+        for name, data, kind, link in members:
+            info = tarfile.TarInfo(name)
+            info.size, info.type, info.linkname = len(data), kind, link
+            file.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def zip_bytes(name, data=b"x", mode=0):
+    out = io.BytesIO()
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr(info, data)
+    return out.getvalue()
+
+
+HOSTILE = {
+    "zip: parent": zip_bytes("a/../../evil"), "zip: absolute": zip_bytes("/tmp/evil"), "zip: drive letter": zip_bytes("C:/evil"),
+    "zip: backslash": zip_bytes("..\\evil"), "zip: link": zip_bytes("l", b"/etc/passwd", 0o120777),
+    "tar: parent": tar_bytes("w", ("../evil", b"x", tarfile.REGTYPE, "")),
+    "tar: absolute": tar_bytes("w:gz", ("/tmp/evil", b"x", tarfile.REGTYPE, "")),
+    "tar: link": tar_bytes("w", ("l", b"", tarfile.SYMTYPE, "/etc/passwd")),
+    "tar: hard link": tar_bytes("w", ("l", b"", tarfile.LNKTYPE, "../../evil")),
+    "tar: device": tar_bytes("w", ("d", b"", tarfile.CHRTYPE, "")), "tar: pipe": tar_bytes("w", ("p", b"", tarfile.FIFOTYPE, "")),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_member(name, tmp_path, get, server):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a").write_bytes(HOSTILE[name])
+    with pytest.raises(SourceError, match="Do not use it"):
+        unpack(tmp_path / "in/a", tmp_path / "in/out")
+    assert not (tmp_path / "in/out").exists() and not [p for p in tmp_path.rglob("*evil*")]
+    server.files["/minis.zip"] = HOSTILE[name]
+    with pytest.raises(InputError, match="Do not use it"):
+        get()
+    assert holds_no_set(tmp_path / "data")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tgz"])
+def test_archive_cut_in_half(kind, minis, archive, get, server, tmp_path):
+    "The download is complete, the archive is not."
+    if kind != "zip":
+        names = [(p.relative_to(minis).as_posix(), p.read_bytes(), tarfile.REGTYPE, "") for p in minis.rglob("*") if p.is_file()]
+        archive = tar_bytes("w" if kind == "tar" else "w:gz", *names)
+    server.files["/minis.zip"] = archive[:len(archive) // 2]
+    with pytest.raises(InputError, match="damaged or cut off|cut off"):
+        get()
+    assert holds_no_set(tmp_path / "data")
+    server.files["/minis.zip"] = archive
+    assert not differences(get()), "the damaged file was not kept as good"
+
+
+def test_bomb(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("zeros", bytes(5_000_000))
+    monkeypatch.setattr(fetch, "MAX_BYTES", 1_000_000)
+    with pytest.raises(SourceError, match="unpacks to over"):
+        unpack(tmp_path / "b.zip", tmp_path / "out")
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as file:
+        for k in range(20):
+            file.writestr(f"{k}", b"")
+    monkeypatch.setattr(fetch, "MAX_MEMBERS", 10)
+    with pytest.raises(SourceError, match="or 10 files"):
+        unpack(tmp_path / "m.zip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ---- the whole way -----------------------------------------------------------------------------------------------------
+
+def test_from_nothing_to_verified_minis(get, wanted, server):
+    folder = get()
+    assert is_whole(folder, wanted) and check_minis(folder).ok
+    server.log.clear()
+    stamps = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if not p.name.startswith(".")}
+    assert get() == folder and server.log == []
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if not p.name.startswith(".")} == stamps
+
+
+def test_one_archive_a_dataset(get, minis, wanted, server):
+    for name in FOLDERS.values():
+        server.files[f"/{name}.zip"] = zip_of(minis / name, "")
+    folder = get(urls=[f"{server.url}/{name}.zip" for name in FOLDERS.values()])
+    assert is_whole(folder, wanted)
+
+
+REASONS = [([404], "status 404"), ([429, "always"], "status 429"), ([("cut", 9), "always"], "the connection broke")]
+
+
+@pytest.mark.parametrize("fault, words", REASONS)
+def test_reasons_are_said(get, server, tmp_path, fault, words):
+    server.faults["/minis.zip"] = fault
+    with pytest.raises(InputError) as caught:
+        get()
+    message = str(caught.value)
+    assert words in message and "drive: no archives" in message and "official: " in message and "--source synthetic" in message
+    assert "\n" not in message and any(line.startswith("skipped zip") and words in line for line in get.said)
+    assert holds_no_set(tmp_path / "data"), "and no synthetic data in its place"
+
+
+@pytest.mark.parametrize("headers", [{"Content-Type": "text/html"}, {"Content-Type": "application/zip"}])
+def test_quota_page_with_status_200(get, server, tmp_path, headers, archive, wanted):
+    server.files["/minis.zip"], server.headers["/minis.zip"] = QUOTA, headers
+    with pytest.raises(InputError, match="quota"):
+        get()
+    assert holds_no_set(tmp_path / "data")
+    server.files["/minis.zip"], server.headers = archive, {}
+    assert is_whole(get(), wanted)
+
+
+def test_wrong_hash(get, server, tmp_path, wanted, archive):
+    with pytest.raises(InputError, match="damaged or another file"):
+        get(urls=[f"{server.url}/minis.zip#sha256={'0' * 64}"])
+    assert holds_no_set(tmp_path / "data")
+    assert is_whole(get(urls=[f"{server.url}/minis.zip#sha256={hashlib.sha256(archive).hexdigest()}"]), wanted)
+
+
+def test_no_network_at_all(get, tmp_path):
+    with pytest.raises(InputError) as caught:
+        get(urls=["http://127.0.0.1:9/minis.zip"])
+    assert str(caught.value).count("no connection") == 2, "the link and the official host"
+
+
+@pytest.mark.parametrize("harm", ["delete", "alter", "empty marker", "no manifest"])
+def test_damage_after_verification(get, wanted, tmp_path, harm, server):
+    folder = get()
+    victim = folder / sorted(n for n in wanted if n.endswith(".png"))[3]
+    {"delete": victim.unlink, "alter": lambda: victim.write_bytes(victim.read_bytes()[:-1] + b"!"),
+     "empty marker": lambda: (folder / ".unified_onehead.json").write_text(""),
+     "no manifest": (folder / "manifest.json").unlink}[harm]()
+    with pytest.raises(InputError, match="no source"):
+        get(urls=["http://127.0.0.1:9/x.zip"])
+    assert any("not whole" in line for line in get.said) and (folder / "mini_coco_det").exists(), "what is left stays"
+    assert is_whole(get(), wanted)
+
+
+def test_another_file_than_the_first_time(get, server, minis, tmp_path):
+    folder = get()
+    (folder / "mini_voc_seg/classes.txt").unlink()
+    other = make_synthetic(tmp_path / "other", seed=1, n_train=20, n_val=20, side=32)
+    server.files["/minis.zip"] = zip_of(other)
+    with pytest.raises(InputError, match="damaged or another file"):
+        get()
+
+
+def test_own_data_is_not_touched(get, minis, tmp_path):
+    own = Path(shutil.copytree(minis, tmp_path / "data"))
+    (own / "synthetic.json").unlink()
+    before = {p: p.read_bytes() for p in own.rglob("*") if p.is_file()}
+    assert get() == own and "used as it is" in get.said[-1]
+    shutil.rmtree(own / "imagenette_160")
+    with pytest.raises(InputError, match="nothing of it was touched"):
+        get()
+    after = {p: p.read_bytes() for p in own.rglob("*") if p.is_file() and not p.name.startswith(".")}
+    assert after == {p: data for p, data in before.items() if "imagenette" not in str(p)}
+
+
+# ---- other processes ---------------------------------------------------------------------------------------------------
+
+posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def forked(action) -> int:
+    "Run `action` in a process of its own, which has everything imported already; returns its id."
+    pid = os.fork()
+    if pid == 0:
+        try:
+            action()
+        except BaseException as error:  # the child must not go on as a second pytest
+            sys.stderr.write(f"{type(error).__name__}: {error}")
+            os._exit(3)
+        os._exit(0)
+    return pid
+
+
+def end_of(pid: int) -> int:
+    "How a process ended: its exit code, or minus the signal."
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@posix
+def test_killed_during_unpacking(get, wanted, server, tmp_path):
+    names = []
+
+    def dying(name, archive):
+        names.append(name)
+        if len(names) == 40:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return safe_parts(name, archive)
+
+    def action():
+        fetch.safe_parts = dying
+        get()
+
+    safe_parts = fetch.safe_parts
+    assert end_of(forked(action)) == -signal.SIGKILL
+    assert list((tmp_path / "data/.work").rglob("*.unpacking")) and holds_no_set(tmp_path / "data")
+    server.log.clear()
+    assert is_whole(get(), wanted) and server.log == [], "the download was whole and is not repeated"
+
+
+@posix
+@pytest.mark.parametrize("step", [1, 2, 4, 7, 9])
+def test_killed_while_moving_into_place(get, wanted, tmp_path, step):
+    "Between a whole staged set and a whole set in its place: markers, renames, and the last clearing up."
+    steps = []
+
+    def counted(function):
+        def wrapped(*args, **options):
+            steps.append(function)
+            if len(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **options)
+        return wrapped
+
+    def action():
+        place, fetch.write_state = fetch.place, counted(fetch.write_state)
+
+        def watched(*args):
+            Path.rename, shutil.rmtree = counted(Path.rename), counted(shutil.rmtree)
+            place(*args)
+
+        fetch.place = watched
+        get()
+
+    killed = end_of(forked(action))
+    assert killed == -signal.SIGKILL
+    assert is_whole(get(), wanted)
+
+
+@posix
+def test_disk_full_while_writing_the_set(get, wanted, server, tmp_path):
+    import resource
+
+    def action():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        gather = fetch.gather
+
+        def little_room(*args):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))  # the kernel refuses to write more into any file
+            return gather(*args)
+
+        fetch.gather = little_room
+        with pytest.raises(DiskFull, match="the disk is full"):
+            get()
+
+    assert end_of(forked(action)) == 0
+    assert holds_no_set(tmp_path / "data") and is_whole(get(), wanted)
+
+
+def test_disk_full_while_unpacking(get, monkeypatch, tmp_path, wanted):
+    def full(name, archive):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "safe_parts", full)
+        with pytest.raises(DiskFull, match="the disk is full"):
+            get()
+    assert holds_no_set(tmp_path / "data") and is_whole(get(), wanted)
+
+
+@posix
+def test_two_processes_at_once(get, wanted, server, tmp_path):
+    def action(number):
+        folder = get()
+        (tmp_path / f"said{number}").write_text("\n".join(get.said))
+        assert is_whole(folder, wanted)
+
+    both = [forked(functools.partial(action, number)) for number in range(2)]
+    assert [end_of(pid) for pid in both] == [0, 0]
+    said = [(tmp_path / f"said{number}").read_text() for number in range(2)]
+    assert len(server.log) == 1 and sum("nothing to get" in words for words in said) == 1, "one got it, the other found it"
+    assert is_whole(tmp_path / "data", wanted)
+
+
+def test_command_line(server, archive, tmp_path, capsys):
+    server.files["/minis.zip"] = archive
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = ["data", "get", "--to", "data", "--url", f"{server.url}/minis.zip", "--drive", "kept"]
+    done = subprocess.run([Path(sys.executable).parent / "unified-onehead", *words], capture_output=True, text=True, timeout=120,
+                          cwd=tmp_path, env=env)
+    assert done.returncode == 0 and "verified" in done.stdout, done.stderr
+    assert (tmp_path / "data/manifest.json").is_file() and (tmp_path / "kept/archives.json").is_file()
+    assert cli.main(["data", "get", "--to", str(tmp_path / "data2"), "--source", "zip", "--url", "nonsense"]) == 2
+    said = capsys.readouterr().err
+    assert "neither a file" in said and "Traceback" not in said
+
+
+# ---- Drive as a folder -------------------------------------------------------------------------------------------------
+
+def test_second_session_needs_no_download(get, wanted, server, tmp_path):
+    drive = tmp_path / "drive"
+    get("session1", drive=drive)
+    assert sorted(os.listdir(drive)) == ["archives.json", *sorted(f"{n}.zip" for n in FOLDERS.values())]
+    server.log.clear()
+    started = time.time()
+    assert is_whole(get("session2", drive=drive, urls=()), wanted) and server.log == []
+    assert time.time() - started < 60
+
+
+def test_damaged_archive_on_drive_is_replaced(get, wanted, tmp_path):
+    drive = tmp_path / "drive"
+    get("session1", drive=drive)
+    good = (drive / "mini_voc_seg.zip").read_bytes()
+    (drive / "mini_voc_seg.zip").write_bytes(b"")  # as Drive shows files at times
+    assert is_whole(get("session2", drive=drive), wanted)
+    assert any("skipped drive" in line and "not the file that was recorded" in line for line in get.said)
+    assert (drive / "mini_voc_seg.zip").read_bytes() == good
+
+
+def test_own_copy_on_drive(get, wanted, archive, tmp_path):
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "drive/minis.zip").write_bytes(archive)
+    assert is_whole(get(drive=tmp_path / "drive", urls=()), wanted)
+    assert os.listdir(tmp_path / "drive") == ["minis.zip"], "a person's folder is left as it is"
+
+
+# ---- the official sources ----------------------------------------------------------------------------------------------
+
+def picture(seed, side=40):
+    out, pixels = io.BytesIO(), np.random.default_rng(seed).integers(0, 255, (7, 7, 3)).astype(np.uint8)
+    Image.fromarray(pixels).resize((side, side + 8), Image.Resampling.BICUBIC).save(out, "JPEG")
+    return out.getvalue()
+
+
+def official_voc(rng):
+    "VOCtrainval as a tar: lists, annotations for more images than have masks, one listed image without a mask."
+    top, files, lists = "VOCdevkit/VOC2012", [], {"train": [], "val": []}
+    for split, year in (("train", 2007), ("val", 2008)):
+        for k in range(40):
+            name, ids = f"{year}_{k:06d}", sorted({k % 20 + 1, rng.randint(1, 20)})
+            things = "".join(f"<object><name>{CLASSES['seg'][i - 1]}</name><part><name>head</name></part></object>" for i in ids)
+            mask = np.zeros((48, 40), np.uint8)
+            for row, i in enumerate(ids):
+                mask[row * 9:row * 9 + 8] = i
+            mask[-1] = 255
+            png = io.BytesIO()
+            Image.fromarray(mask).save(png, "PNG")
+            lists[split].append(name)
+            files += [(f"Annotations/{name}.xml", f"<annotation>{things}</annotation>".encode()),
+                      (f"JPEGImages/{name}.jpg", picture(year * 1000 + k)), (f"SegmentationClass/{name}.png", png.getvalue())]
+    files += [("Annotations/2009_000001.xml", b"<annotation><object><name>cow</name></object></annotation>"),
+              ("JPEGImages/2009_000001.jpg", picture(9))]  # in no segmentation list
+    files += [(f"ImageSets/Segmentation/{s}.txt", "\n".join([*names, ""]).encode()) for s, names in lists.items()]
+    files = [(n, d) for n, d in files if n != "SegmentationClass/2008_000003.png"]
+    return tar_bytes("w", *[(f"{top}/{name}", data, tarfile.REGTYPE, "") for name, data in sorted(files)]) + bytes(4096)
+
+
+def official_coco(rng, server, twin):
+    "annotations_trainval2017.zip and the pictures: crowds, other classes, a picture that VOC has, one that is gone."
+    out = io.BytesIO()
+    categories = [{"id": 2 * k + 1, "name": n} for k, n in enumerate((*CLASSES["det"], "train", "zebra"))]
+    with zipfile.ZipFile(out, "w") as file:
+        for base, split in ((1000, "train"), (5000, "val")):
+            images, notes = [], []
+            for k in range(60):
+                i = base + k
+                name = f"{i:012d}.jpg"
+                images.append({"id": i, "file_name": name, "width": 40, "height": 48, "license": 3,
+                               "coco_url": f"{server.url}/{split}2017/{name}",
+                               "flickr_url": f"http://farm1.staticflickr.com/1/{i}_a_z.jpg"})
+                server.files[f"/{split}2017/{name}"] = twin if (split, k) == ("train", 0) else picture(i)
+                for c, crowd in ((k % 12, 0), (rng.randrange(12), int(k % 9 == 0))):
+                    box = [2, 2, 20 + k % 8, 30] if not crowd else [0, 0, 40, 48]
+                    notes.append({"id": len(notes) + base * 10, "image_id": i, "category_id": 2 * c + 1, "bbox": box, "area": 600,
+                                  "iscrowd": crowd, "segmentation": {"counts": [1], "size": [48, 40]} if crowd else [[0] * 8]})
+            file.writestr(f"annotations/instances_{split}2017.json",
+                          json.dumps({"images": images, "annotations": notes, "categories": categories}))
+    return out.getvalue()
+
+
+def official_nette():
+    "imagenette2-160.tgz with its table of noisy labels."
+    rows, files = ["path,noisy_labels_0,noisy_labels_1,noisy_labels_5,noisy_labels_25,noisy_labels_50,is_valid"], []
+    for number, wnid in enumerate(sorted(WNIDS)):
+        for split, count in (("train", 5), ("val", 4)):
+            for k in range(count):
+                name = f"{split}/{wnid}/ILSVRC2012_val_{number}{k}.JPEG" if k == 0 else f"{split}/{wnid}/{wnid}_{split}{k}.JPEG"
+                rows.append(f"{name},{wnid},{wnid},{wnid},n03417042,n03417042,{split == 'val'}")
+                data = picture(900_000 + number * 100 + k + 50 * (split == "val"))
+                files.append((f"imagenette2-160/{name}", data, tarfile.REGTYPE, ""))
+    return tar_bytes("w:gz", ("imagenette2-160/noisy_imagenette.csv", "\n".join(rows).encode(), tarfile.REGTYPE, ""), *files)
+
+
+@pytest.fixture
+def official(server):
+    "The three official sources in small, with the real files' quirks."
+    rng, rule = random.Random(0), Rule(n_train=20, n_val=20, reserve=12, det_min=1, seg_min=1)
+    twin = io.BytesIO()
+    Image.open(io.BytesIO(picture(2007 * 1000))).resize((80, 96)).save(twin, "JPEG", quality=80)  # VOC's first, saved anew
+    server.files |= {"/voc.tar": official_voc(rng), "/coco.zip": official_coco(rng, server, twin.getvalue()),
+                     "/nette.tgz": official_nette()}
+    md5 = {name: hashlib.md5(server.files[name]).hexdigest() for name in ("/voc.tar", "/coco.zip", "/nette.tgz")}
+    return Official(*((server.url + name, md5[name]) for name in ("/coco.zip", "/voc.tar", "/nette.tgz")), rule)
+
+
+def test_official_draw(get, server, official, tmp_path):
+    server.faults["/voc.tar"] = [("cut", 100_000), None, ("cut", 150_000)]
+    server.faults["/coco.zip"] = [("cut", 1000)]
+    gone = "/val2017/000000005003.jpg"
+    del server.files[gone]
+    folder = get("one", official=official, urls=())
+    assert whats_wrong(folder) == "" and check_minis(folder).ok, check_minis(folder).text()
+    counts = {task: {s: len(r) for s, r in parts.items()} for task, parts in read_minis(folder).records.items()}
+    assert counts == {task: {"train": 20, "val": 20} for task in FOLDERS}
+    draw = json.loads((folder / "draw.json").read_text())
+    names = {task: [e["name"] for s in parts for e in parts[s]] for task, parts in draw["images"].items()}
+    assert draw["unmet"] == [] and all(len(set(n)) == 40 for n in names.values())
+    assert "2009_000001" not in names["seg"], "an image without a mask is no candidate"
+    assert "2008_000003" not in names["seg"], "the mask is missing in the archive: a reserve takes its place"
+    assert gone.rpartition("/")[2] not in names["det"]
+    both = {"2007_000000", "000000001000.jpg"} & {*names["seg"], *names["det"]}
+    assert len(both) < 2, "one picture in two tasks"
+    assert {e["labels"][0] for e in draw["images"]["cls"]["val"]} == set(WNIDS)
+    labels = [json.loads((folder / f"mini_coco_det/{s}/labels.json").read_text()) for s in ("train", "val")]
+    assert labels[0]["categories"] == labels[1]["categories"] and len(labels[0]["categories"]) == 10
+    assert any(n["iscrowd"] for n in labels[0]["annotations"] + labels[1]["annotations"])
+    again = get("two", official=official, urls=())
+    assert (again / "draw.json").read_bytes() == (folder / "draw.json").read_bytes(), "the same draw, the same bytes"
+    assert (again / "manifest.json").read_bytes() == (folder / "manifest.json").read_bytes()
+
+
+def test_official_interrupted_goes_on(get, server, official):
+    server.faults["/voc.tar"] = [None, 404]  # the index is read, then the host goes away
+    with pytest.raises(InputError, match="official: .*voc.tar: status 404"):
+        get(official=official, urls=())
+    server.log.clear()
+    assert whats_wrong(get(official=official, urls=())) == ""
+    assert {path for path, _ in server.log} == {"/voc.tar"}, "what was whole is not asked for again"
+
+
+def test_official_damage_is_noticed(get, server, official, tmp_path):
+    server.files["/voc.tar"] = server.files["/voc.tar"][:-1] + b"!"
+    with pytest.raises(InputError, match="voc.tar: md5"):
+        get(official=official, urls=())
+    assert holds_no_set(tmp_path / "data")
+
+
+# ---- preparing ---------------------------------------------------------------------------------------------------------
+
+def test_prepared_set_is_accepted_as_it_is(get, minis, tmp_path, server):
+    prepared = prepare(minis, tmp_path / "prepared", max_side=32)
+    server.files["/minis.zip"] = zip_of(prepared)
+    folder = get(max_side=32)
+    assert (folder / "manifest.json").read_bytes() == (prepared / "manifest.json").read_bytes()
+    (prepared / "mini_voc_seg/classes.txt").write_text("altered")
+    server.files["/other.zip"] = zip_of(prepared)
+    with pytest.raises(InputError, match="not what its own manifest says"):
+        get("other", urls=[f"{server.url}/other.zip"])
+
+
+def test_check_finds_shared_images(minis, tmp_path):
+    copy = Path(shutil.copytree(minis, tmp_path / "copy"))
+    assert not [w for w in check_minis(copy).warnings if "two sets" in w]
+    source = sorted((copy / "mini_voc_seg/val/JPEGImages").iterdir())[0]
+    with Image.open(source) as image:
+        image.save(copy / "imagenette_160/train/plain_red/new_name.JPEG", quality=80)
+    assert sum("new_name.JPEG" in w and "one image in two sets" in w for w in check_minis(copy).warnings) == 1
+
+
+@pytest.mark.skipif(not os.environ.get("UNIFIED_ONEHEAD_REAL_DATA"), reason="UNIFIED_ONEHEAD_REAL_DATA is not set")
+def test_real_minis_under_60_mb(tmp_path):
+    folder = prepare(os.environ["UNIFIED_ONEHEAD_REAL_DATA"], tmp_path / "out", max_side=512)
+    report = check_minis(folder)
+    assert report.ok and not any(report.leaks.values()) and not [w for w in report.warnings if "two sets" in w]
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 60e6
