@@ -63,7 +63,7 @@ class NetConfig:
     width: int = 192  # channels of the fused map and the head; cost grows with its square
     fused_stride: int = 16  # pixels a cell of the fused map: 8 or 16; outputs have stride 8 either way
 
-# %% ../nbs/00_config.ipynb #a8b8f79c
+# %% ../nbs/00_config.ipynb #7ce5122e
 @dataclass(frozen=True)
 class LossConfig:
     "Weights of the named parts inside each task's loss."
@@ -84,7 +84,7 @@ class TrainConfig:
     batch_size: int = 16  # images of the stage's own task in a step
     lr: float = 2e-3  # peak learning rate of neck and head (AdamW)
     backbone_lr: float = 0.1  # factor on `lr` for the unfrozen backbone; 1 without pretrained weights
-    later_lr: float = 0.5  # factor a stage on the rate of what is not frozen of the backbone, which all tasks share
+    later_lr: float = 0.5  # factor a stage on the rate of what all tasks share: an unfrozen backbone, see own_channels
     weight_decay: float = 1e-2  # AdamW's, not on norms and biases
     warmup: int = 30  # steps of linear warm-up in every stage
     clip: float = 10.0  # global gradient norm is clipped here
@@ -95,7 +95,7 @@ class TrainConfig:
     zoom_min: float = 0.75  # training images are scaled by a random factor from here
     zoom_max: float = 1.5  # to here; what is larger than the input is cropped at random
 
-# %% ../nbs/00_config.ipynb #7a935ae8
+# %% ../nbs/00_config.ipynb #0464813c
 @dataclass(frozen=True)
 class DistillConfig:
     "What keeps the earlier tasks."
@@ -106,6 +106,7 @@ class DistillConfig:
     replay: int = 10  # images kept of every earlier task, in all; the assignment allows 10
     replay_batch: int = 4  # replayed images in a step
     old_rate: float = 0.1  # share of a step that weights owned by earlier tasks may move; 0: nothing is forgotten, or gained
+    own_channels: bool = True  # every task has hidden channels of its own; without pretrained weights sharing all learns faster
     ewc: float = 1e4  # weight of EWC's penalty
 
 
@@ -220,9 +221,9 @@ def check_config(cfg: Config) -> Config:  # the same configuration
         need(getattr(cfg.train, name) >= 1, f"{name}={getattr(cfg.train, name)}: must be at least 1.")
     return cfg
 
-# %% ../nbs/00_config.ipynb #d30bc1bc
+# %% ../nbs/00_config.ipynb #da8c2b6d
 PRESETS = {
-    "synthetic": dict(size=96, synthetic_side=96, width=96, fused_stride=8, epochs_seg=18, epochs_det=8, epochs_cls=6),
+    "synthetic": dict(size=96, synthetic_side=96, width=96, fused_stride=8, own_channels=False, epochs_seg=18, epochs_det=8, epochs_cls=6),
     "smoke": dict(size=64, synthetic_side=64, width=32, n_train=16, n_val=12, epochs_seg=1, epochs_det=1, epochs_cls=1,
                   batch_size=8, synthetic_dir="data/smoke_minis"),
     "cpu": dict(size=256, views=20, zoom_min=0.5, zoom_max=2.0, batch_size=8, epochs_seg=40, epochs_det=60, epochs_cls=20),

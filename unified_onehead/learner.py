@@ -151,7 +151,7 @@ def from_memory(feed: Feed, keys: list) -> tuple:  # feats, targets, batch
     batch = collate([feed.kept[n][1] for n in names]).to(feed.device)
     return feats, UnifiedOutput(*targets) if targets else None, batch
 
-# %% ../nbs/15_learner.ipynb #1822fd95
+# %% ../nbs/15_learner.ipynb #441dc161
 def parameter_groups(
     net: OneHead,
     cfg: Config,
@@ -163,7 +163,8 @@ def parameter_groups(
     groups = {}
     for name, p in net.named_parameters():
         if p.requires_grad:
-            factor = shared if name.startswith("backbone.") else 1.0
+            hidden = not cfg.distill.own_channels and not name.startswith(f"head.layers.{len(net.head.layers) - 1}.")
+            factor = shared if name.startswith("backbone.") else cfg.train.later_lr**stage if hidden else 1.0
             groups.setdefault((rate * factor, cfg.train.weight_decay if p.ndim > 1 else 0.0), []).append(p)
     return [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()]
 

@@ -8,12 +8,11 @@ __all__ = ['JPEG_QUALITY', 'MANIFEST', 'CARD', 'LICENCES', 'scaled_size', 'write
            'differences', 'class_counts', 'card_text', 'source_digest', 'write_set', 'prepare', 'show_histogram',
            'show_minis']
 
-# %% ../nbs/21_prepare.ipynb #ff38e2a4
+# %% ../nbs/21_prepare.ipynb #be6c912f
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +22,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .config import IGNORE, TASK_TITLES, TASKS, InputError
-from .data import Minis, Record, load_sample, read_mask
+from .config import TASK_TITLES, TASKS, InputError
+from .data import Minis, load_sample, read_mask
 from .sources import SPLITS, WNIDS, read_minis, shared_images
 from .synthetic import FOLDERS
 from .viz import draw_boxes, draw_mask, show_image

@@ -261,7 +261,7 @@ class LearningWithoutForgetting(Strategy):
         weight, heat = self.weight(progress), self.cfg.temperature
         return {f"kd_{task}": weight * distance(task, output, targets, net.stride, heat) for task in self.seen}
 
-# %% ../nbs/12_strategies.ipynb #18ed6294
+# %% ../nbs/12_strategies.ipynb #ba7fd009
 class ProgressiveKnowledgeDistillation(LearningWithoutForgetting, Isolation):
     "Teacher from the previous stage, ten stored images a task, own channels for every task, a brake on the old ones."
 
@@ -275,6 +275,16 @@ class ProgressiveKnowledgeDistillation(LearningWithoutForgetting, Isolation):
     def begin_stage(self, net, names, seen):
         LearningWithoutForgetting.begin_stage(self, net, names, seen)
         Isolation.begin_stage(self, net, names, seen)
+
+    def shares(self, net, names, seen):
+        if self.cfg.own_channels:
+            return super().shares(net, names, seen)
+        share, layer = {}, len(net.head.layers) - 1
+        for part, p in net.head.layers[-1].conv.named_parameters():
+            share[f"head.layers.{layer}.conv.{part}"] = rate = torch.ones_like(p)
+            for task in seen:
+                rate[net.head.layers[-1].channels(task)] = self.old_rate
+        return share
 
     def weight(self, progress):
         return self.cfg.kd * self.cfg.kd_growth ** (len(self.seen) - 1) * (0.5 + progress)
