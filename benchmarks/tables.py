@@ -21,12 +21,12 @@ HEAD = """<!-- Written by benchmarks/tables.py from the cells in benchmarks/resu
 
 # Quality
 
-Strategies, three networks of ours, and three specialists, on the same data, from the same start weights, at the same size and with
-the same number of presentations of every image. Every figure on this page is computed from a committed cell, one JSON file for each
-system x start weights x seed x fold in `results/quality/`, with the evidence behind it. The photographs are not part of this
-repository. Start weights are stand-ins for what a user downloads: `mobilenet_v2-imagenet-features.pt` holds torchvision's
-MobileNetV2 with true ImageNet features; `efficientnet-b0-distilled.pt` an EfficientNet-B0 distilled on 11,144 other photographs and
-far below ImageNet's, hence a lower bound.
+Strategies, three networks of ours, and three specialists, on the same data, from the same start weights, at the same size and
+with the same number of presentations of every image. Every figure on this page is computed from a committed cell, one JSON file
+for each system x start weights x seed x fold in `results/quality/`, with the evidence behind it. The photographs are not part of
+this repository. Start weights are stand-ins for what a user downloads: `mobilenet_v2-imagenet-features.pt` holds torchvision's
+MobileNetV2 with true ImageNet features; `efficientnet-b0-distilled.pt` an EfficientNet-B0 distilled on 11,144 other photographs
+and far below ImageNet's, hence a lower bound.
 
 Any row again (`--plan` lists the names; the extra `bench` installs what the specialists need):
 
@@ -34,7 +34,7 @@ Any row again (`--plan` lists the names; the extra `bench` installs what the spe
     python benchmarks/quality.py 'progressive_kd-mobilenet_v2-*-seed0' --data-root DATA --weights-dir WEIGHTS
     python benchmarks/tables.py
 
-`runs/` holds the complete records of single runs (`benchmarks/collect.py`).
+`results/runs/` holds the complete records of single runs (`benchmarks/collect.py`).
 """
 
 
