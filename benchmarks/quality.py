@@ -1,0 +1,97 @@
+"""One cell at a time of the quality comparison: system x start weights x seed x fold.
+
+    python benchmarks/quality.py --plan --data-root D --weights-dir W [key=value ...]        what is missing, in order
+    python benchmarks/quality.py NAME [NAME ...] --data-root D --weights-dir W [...]         these cells; * and ? match
+    python benchmarks/quality.py --all --data-root D --weights-dir W [...]                   everything that is missing
+
+A finished cell is benchmarks/results/quality/NAME.json and is not run again; an interrupted one leaves nothing that counts. A
+cell of other settings than asked for is called stale: it is refused, and made again with --redo. The order: ours and the
+specialists on the data's own val, then the same as 5-fold cross-validation, then the other strategies. Needs the extra `bench`.
+"""
+import argparse
+import fnmatch
+import sys
+from pathlib import Path
+
+from unified_onehead.cli import run_config
+from unified_onehead.compare import FOLDS, RUNNERS, SYSTEMS, Cell, differences, read_cell, run_cell, settled
+from unified_onehead.config import InputError
+
+OUT = Path(__file__).resolve().parent / "results" / "quality"
+START = ("mobilenet_v2-imagenet-features.pt", "efficientnet-b0-distilled.pt")  # in --weights-dir; the first is the main row
+OURS = ("progressive_kd", "single")
+SPECIALISTS = ("specialist_seg", "specialist_det", "specialist_cls")
+
+
+def plan(data_root: str, weights_dir: str, seeds: list, preset: str, settings: list) -> "list[Cell]":
+    "Every cell of the campaign, in the order in which they should be run."
+    def cells(systems, seeds, folds):
+        return [Cell(system, run_config(data_root, preset, settings, weights=str(Path(weights_dir) / start), seed=seed), fold)
+                for fold in folds for seed in seeds for start in START for system in systems]
+
+    others = tuple(s for s in SYSTEMS if s not in OURS)
+    return [*cells((*OURS, *SPECIALISTS), seeds, [None]), *cells((*OURS, *SPECIALISTS), seeds[:1], range(FOLDS)),
+            *cells(others, seeds, [None])]
+
+
+def state(cell: Cell, out: Path) -> str:
+    "finished, missing, or stale with the reason."
+    path = out / f"{cell.name}.json"
+    if not path.is_file():
+        return "missing"
+    changed = differences(read_cell(path), settled(cell))
+    return f"stale ({'; '.join(changed)})" if changed else "finished"
+
+
+def chosen(cells: "list[Cell]", patterns: list) -> "list[Cell]":
+    "The cells that the patterns name. Raises InputError for a pattern that names none."
+    for pattern in patterns:
+        if not fnmatch.filter([c.name for c in cells], pattern):
+            raise InputError(f"{pattern}: names no cell of the plan. --plan lists what is missing.")
+    return [c for c in cells if any(fnmatch.fnmatch(c.name, p) for p in patterns)]
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("words", nargs="*", metavar="CELL or key=value", help="cells by name, settings of `unified-onehead run`")
+    p.add_argument("--data-root", required=True, metavar="D", help="folder with the three minis")
+    p.add_argument("--weights-dir", required=True, metavar="W", help=f"folder that holds {' and '.join(START)}")
+    p.add_argument("--plan", action="store_true", help="list what is missing or stale, run nothing")
+    p.add_argument("--all", action="store_true", help="run everything that is missing")
+    p.add_argument("--redo", action="store_true", help="make stale cells again")
+    p.add_argument("--seeds", default="0,1,2", help="default: %(default)s; folds take the first")
+    p.add_argument("--preset", default="cpu", help="default: %(default)s")
+    p.add_argument("--out", default=str(OUT), help="default: benchmarks/results/quality")
+    return p
+
+
+def main(argv: "list[str] | None" = None) -> int:
+    args = parser().parse_args(argv)
+    names, settings = ([w for w in args.words if ("=" in w) == has] for has in (False, True))
+    try:
+        seeds = [int(s) for s in args.seeds.split(",")]
+        cells, out = plan(args.data_root, args.weights_dir, seeds, args.preset, settings), Path(args.out)
+        if args.plan:
+            found = [(c.name, state(c, out)) for c in cells]
+            left = [(name, word) for name, word in found if word != "finished"]
+            print(*(name if word == "missing" else f"{name}: {word}" for name, word in left), sep="\n")
+            print(f"{len(found) - len(left)} of {len(found)} cells are finished", file=sys.stderr)
+            return 0
+        if not names and not args.all:
+            raise InputError("no cell: name some, or write --plan or --all.")
+        for cell in cells if args.all else chosen(cells, names):
+            if args.redo and state(cell, out).startswith("stale"):
+                (out / f"{cell.name}.json").unlink()
+            runners = RUNNERS
+            if cell.system in SPECIALISTS:  # their libraries take seconds to import and are not in the package
+                import specialists
+                runners = specialists.RUNNERS
+            run_cell(cell, out, lambda text: print(text, flush=True), runners)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,299 @@
+"""Three specialists from well-kept libraries, each trained alone on its task, on our backbone from the same start weights.
+
+    specialist_det   torchvision's FCOS with torchvision's feature pyramid (P3 to P7)
+    specialist_seg   a decoder of segmentation_models_pytorch (which one: RECIPES) on five maps of the backbone
+    specialist_cls   the plain backbone, global average pooling, dropout and one linear layer
+
+What is the same for them and for our network: backbone class and start weights, input side, letterbox, augmentation, images
+in a step, presentations of each image, val images and metrics (coordinates go back to the original image by the same code).
+What is a specialist's own: decoder, losses, optimiser settings, how much of the backbone trains, and fresh views in every epoch
+where ours may reuse some.
+
+    python benchmarks/specialists.py --data-root D --weights W [--tasks seg,det,cls] [--preset cpu] [key=value ...]
+
+chooses among CANDIDATES on a split made from the training images alone (a sixth of them, dealt by class; val is never read) and
+appends a line for each to benchmarks/results/specialists-search.jsonl; what is there is not run again. Until that file has a
+task's lines, the task's RECIPES entry is a starting point from common practice and not the outcome of a search.
+Timed on one thread at 256 px with MobileNetV2, forward and backward: DeepLabV3Plus .27, FPN .34, FCOS .28 s an image; left out
+for their price: Unet (.89 s) and a pyramid of 256 channels (.82 s).
+Not tried: RetinaNet, other assigners, images larger than the input side, test-time augmentation.
+"""
+import argparse
+import json
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import torch
+from segmentation_models_pytorch.encoders._base import EncoderMixin
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from torchvision.models.detection import FCOS
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from unified_onehead.augment import ViewDataset
+from unified_onehead.backbone import build_backbone
+from unified_onehead.boxes import clip_xyxy
+from unified_onehead.cli import run_config
+from unified_onehead.compare import assign_folds, forward_macs, scores_of, take_evidence
+from unified_onehead.config import METRICS, TASKS, InputError, replace_fields, seed_everything
+from unified_onehead.data import MiniDataset, collate
+from unified_onehead.grid import Detections
+from unified_onehead.learner import device_name, epoch_steps, make_accelerator, rate_factor
+from unified_onehead.sources import read_minis
+from unified_onehead.stages import get_minis
+from unified_onehead.strategies import Strategy
+from unified_onehead.task import TASK_TYPES, restore_map
+
+RECIPES = {
+    "seg": dict(decoder="DeepLabV3Plus", lr=1e-3, backbone_lr=0.1, frozen_blocks=8, weight_decay=1e-2, ema=0.99),
+    "det": dict(width=128, lr=1e-3, backbone_lr=0.1, frozen_blocks=8, weight_decay=1e-2, ema=0.99),
+    "cls": dict(dropout=0.2, lr=2e-3, backbone_lr=0.1, frozen_blocks=8, weight_decay=1e-2, ema=0.99),
+}
+CANDIDATES = {
+    "seg": [dict(lr=lr, frozen_blocks=f, decoder=d) for d in ("DeepLabV3Plus", "FPN") for lr in (5e-4, 1e-3, 2e-3)
+            for f in (8, 0)],
+    "det": [dict(lr=lr, frozen_blocks=f) for lr in (5e-4, 1e-3, 2e-3) for f in (8, 0)],
+    "cls": [dict(lr=lr, frozen_blocks=f) for lr in (1e-3, 2e-3, 5e-3) for f in (8, 0, -1)],
+}
+SEARCH = Path(__file__).resolve().parent / "results" / "specialists-search.jsonl"
+LIBRARIES = {"segmentation_models_pytorch": version("segmentation_models_pytorch"), "timm": version("timm")}
+
+
+class Encoder(nn.Module, EncoderMixin):
+    """Our backbone as smp wants an encoder: the image and five maps at strides 2 to 32. The last map is the last block's, with
+    320 channels, as in DeepLab; the 1x1 convolution to 1280 that follows it serves classifiers and is removed."""
+    taps = {18: (1, 3, 5, 11, 16), 19: (1, 3, 6, 13, 17)}  # steps in the backbone -> steps whose output is a map
+    widths = {18: [3, 16, 24, 40, 112, 320], 19: [3, 16, 24, 32, 96, 320]}
+
+    def __init__(self, backbone=None, depth=5, output_stride=32):
+        super().__init__()
+        self.backbone, self._depth, self._in_channels, self._output_stride = backbone, depth, 3, output_stride
+        self._out_channels = self.widths[backbone.steps]
+        unused = backbone.step_modules(backbone.steps - 1)
+        for parent, name in [(p, n) for p in backbone.modules() for n, child in p.named_children() if child in unused]:
+            setattr(parent, name, nn.Identity())
+
+    def get_stages(self):
+        "Modules by the stride of what they emit; smp dilates those beyond its output stride."
+        *_, before, last = self.taps[self.backbone.steps]
+        return {32: [m for i in range(before + 1, last + 1) for m in self.backbone.step_modules(i)]}
+
+    def forward(self, x):
+        maps, wanted = [x], torch.is_grad_enabled()
+        for index in range(self.backbone.steps - 1):
+            with torch.set_grad_enabled(wanted and index >= self.backbone.frozen):
+                x = self.backbone.run_step(index, x)
+            if index in self.taps[self.backbone.steps]:
+                maps.append(x)
+        return maps
+
+
+def make_segmenter(backbone, classes: int, recipe: dict) -> nn.Module:
+    "An smp model round our backbone; logits at stride 2, from where reading enlarges them to the original image."
+    decoders = {"DeepLabV3Plus": dict(decoder_atrous_rates=(3, 6, 9), upsampling=2), "FPN": dict(upsampling=2),
+                "Unet": dict(encoder_depth=5, decoder_channels=(128, 96, 64, 48, 32))}  # rates for a map of 16 cells a side
+    smp.encoders.encoders["ours"] = {"encoder": lambda **kw: Encoder(backbone, **kw), "params": {}, "pretrained_settings": {}}
+    make = getattr(smp, recipe["decoder"])
+    return make("ours", encoder_weights=None, classes=classes, **decoders[recipe["decoder"]])
+
+
+class Pyramid(nn.Module):
+    "Our backbone's three maps through torchvision's feature pyramid."
+
+    def __init__(self, backbone, width: int):
+        super().__init__()
+        self.backbone, self.out_channels = backbone, width
+        self.fpn = FeaturePyramidNetwork(backbone.channels, width, LastLevelP6P7(width, width))
+
+    def forward(self, images):
+        return self.fpn({str(i): m for i, m in enumerate(self.backbone(images))})
+
+
+class Detector(nn.Module):
+    "FCOS on images that are letterboxed and normalised already: its own resizing and normalising are switched off."
+
+    def __init__(self, backbone, classes: int, size: int, recipe: dict):
+        super().__init__()
+        self.fcos = FCOS(Pyramid(backbone, recipe["width"]), classes, min_size=size, max_size=size, image_mean=[0.0] * 3,
+                         image_std=[1.0] * 3, score_thresh=0.02, nms_thresh=0.6, detections_per_img=100, topk_candidates=500)
+
+    def forward(self, images, targets=None):
+        return self.fcos(list(images), targets)
+
+
+class Classifier(nn.Module):
+    "Global average pooling and one linear layer."
+
+    def __init__(self, backbone, classes: int, recipe: dict):
+        super().__init__()
+        self.backbone, self.dropout = backbone, nn.Dropout(recipe["dropout"])
+        self.linear = nn.Linear(backbone.channels[-1], classes)
+
+    def forward(self, images):
+        return self.linear(self.dropout(self.backbone(images)[-1].mean((2, 3))))
+
+
+def make_specialist(task: str, backbone, classes: int, size: int, recipe: dict) -> nn.Module:
+    "The network of one task."
+    if task == "det":
+        return Detector(backbone, classes, size, recipe)
+    return make_segmenter(backbone, classes, recipe) if task == "seg" else Classifier(backbone, classes, recipe)
+
+
+DICE = smp.losses.DiceLoss("multiclass", ignore_index=255)
+
+
+def specialist_loss(task: str, net: nn.Module, batch) -> torch.Tensor:
+    "The library's own loss. Crowds are left out of detection's targets: FCOS cannot ignore a region."
+    if task == "det":
+        targets = [{"boxes": b[~c], "labels": t[~c]} for b, t, c in zip(batch.boxes, batch.labels, batch.crowd)]
+        return sum(net(batch.images, targets).values())
+    output = net(batch.images).float()
+    if task == "cls":
+        return F.cross_entropy(output, batch.categories, label_smoothing=0.1)
+    step = batch.masks.shape[-1] // output.shape[-1]
+    masks = batch.masks[:, step // 2::step, step // 2::step]
+    return F.cross_entropy(output, masks, ignore_index=255) + DICE(output, masks)
+
+
+def reader(task: str, classes: list, cfg):
+    "Our task record with a way to read this specialist's output; metric and way back to the original image are ours."
+    class Reader(TASK_TYPES[task]):
+        def predict(self, output, i, sample, size):
+            if task == "seg":
+                return restore_map(output[i], sample, size).argmax(0).to(torch.uint8)
+            if task == "cls":
+                return output[i].softmax(0)
+            found = output[i]
+            return Detections(clip_xyxy(found["boxes"] / sample.scale, sample.original), found["scores"], found["labels"])
+
+    return Reader(classes, cfg)
+
+
+def parameter_groups(net: nn.Module, recipe: dict) -> list:
+    "The backbone learns at its own rate; norms and biases do not decay."
+    groups = {}
+    for name, p in net.named_parameters():
+        if p.requires_grad:
+            lr = recipe["lr"] * (recipe["backbone_lr"] if "backbone." in name and not name.startswith("fcos.backbone.fpn") else 1)
+            groups.setdefault((lr, recipe["weight_decay"] if p.ndim > 1 else 0.0), []).append(p)
+    return [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()]
+
+
+def plan_epochs(task: str, images: int, cfg) -> list:
+    "Steps of keys for every epoch, drawn as for our network, but with a new view each time."
+    generator = torch.Generator().manual_seed(cfg.run.seed * 1000)
+    fresh = replace_fields(cfg, views=0)
+    return [epoch_steps({task: images}, {task: e}, fresh, Strategy(fresh), generator)
+            for e in range(getattr(cfg.train, f"epochs_{task}"))]
+
+
+def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say) -> "tuple[float, int, torch.device]":
+    "Train one specialist; the network then holds its averaged weights. Seconds, images shown, device."
+    accelerator = make_accelerator(cfg)
+    net.to(accelerator.device, memory_format=torch.channels_last)
+    side = round(cfg.data.size * cfg.train.zoom_max)
+    views = ViewDataset({task: MiniDataset(records, side)}, cfg.data.size, (cfg.train.zoom_min, cfg.train.zoom_max), cfg.run.seed)
+    plan = plan_epochs(task, len(records), cfg)
+    total = sum(map(len, plan))
+    optimizer = accelerator.prepare(torch.optim.AdamW(parameter_groups(net, recipe)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate_factor(i, total, cfg.train.warmup))
+    decay = min(recipe["ema"], max(0.0, 1 - 10 / total))
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    trained, started = [p for p in net.parameters() if p.requires_grad], time.perf_counter()
+    for epoch, steps in enumerate(plan):
+        net.train()
+        for batch in DataLoader(views, batch_sampler=steps, collate_fn=collate, num_workers=cfg.data.workers):
+            batch = batch.to(accelerator.device)
+            with accelerator.autocast():
+                loss = specialist_loss(task, net, batch)
+            if not loss.isfinite():
+                raise RuntimeError(f"specialist_{task}: the loss is {loss.item()} in epoch {epoch + 1}")
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(trained, cfg.train.clip)
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(net)
+        if (epoch + 1) % 10 == 0:
+            say(f"epoch {epoch + 1} of {len(plan)}, loss {loss.item():.3f}, {time.perf_counter() - started:.0f} s")
+    net.load_state_dict(average.module.state_dict())
+    return time.perf_counter() - started, sum(len(step) for steps in plan for step in steps), accelerator.device
+
+
+def run_specialist(task: str, cfg, minis, say=print, recipe: "dict | None" = None) -> dict:
+    "Build, train and measure one specialist; what `compare.run_cell` needs."
+    recipe = {**RECIPES[task], **(recipe or {})}
+    seed_everything(cfg.run.seed)
+    backbone, weights, _ = build_backbone(cfg.net.backbone, cfg.net.weights, cfg.net.weights_sha256, recipe["frozen_blocks"])
+    classes, records = minis.classes[task], minis.records[task]
+    net = make_specialist(task, backbone, len(classes), cfg.data.size, recipe)
+    seconds, shown, device = train(task, net, records["train"], cfg, recipe, say)
+    val = MiniDataset(records["val"], 1 << 30)
+    evidence = {task: take_evidence(net, reader(task, classes, cfg), val, cfg, device, minis.root)}
+    scores = scores_of(evidence)
+    say(f"{METRICS[task]} {scores[METRICS[task]]:.4f}   ({seconds:.0f} s)")
+    return {"matrix": {task: scores}, "evidence": evidence, "weights": weights, "networks": 1,
+            "parameters": sum(p.numel() for p in net.parameters()), "macs": forward_macs(net, cfg.data.size),
+            "presentations": {task: shown}, "replayed": {}, "floors": {}, "device": device_name(device),
+            "train_seconds": {task: round(seconds, 2), "total": round(seconds, 2)}, "recipe": recipe, "versions": LIBRARIES}
+
+
+RUNNERS = {f"specialist_{t}": lambda cfg, minis, say=print, task=t: run_specialist(task, cfg, minis, say) for t in TASKS}
+
+
+def inner_split(minis, task: str, cfg) -> dict:
+    "A sixth of the training images, dealt by class, in the place of val; the real val is not in it."
+    train_records = minis.records[task]["train"]
+    record = TASK_TYPES[task](minis.classes[task], cfg)
+    dealt = assign_folds([record.class_set(r) for r in train_records], 6)
+    return {"train": [r for r, k in zip(train_records, dealt) if k], "val": [r for r, k in zip(train_records, dealt) if not k]}
+
+
+def search(task: str, cfg, say=print) -> None:
+    "Train each candidate of a task on the inner split; append its score to SEARCH."
+    minis = read_minis(cfg.data.root, cfg.data.det_classes) if cfg.data.root else get_minis(cfg)
+    minis.records[task] = inner_split(minis, task, cfg)
+    SEARCH.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in SEARCH.read_text().splitlines()] if SEARCH.exists() else []
+    known = {json.dumps([r["task"], r["weights"], r["size"], r["seed"], r["recipe"]]) for r in done}
+    for change in CANDIDATES[task]:
+        recipe, name = {**RECIPES[task], **change}, Path(cfg.net.weights).name
+        if json.dumps([task, name, cfg.data.size, cfg.run.seed, recipe]) in known:
+            continue
+        made = run_specialist(task, cfg, minis, lambda text, c=change: say(f"{task} {c}: {text}"), recipe)
+        row = {"task": task, "weights": name, "size": cfg.data.size, "seed": cfg.run.seed, "recipe": recipe,
+               "scores": made["matrix"][task], "presentations": made["presentations"][task],
+               "seconds": made["train_seconds"]["total"], "device": made["device"]}
+        with open(SEARCH, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def main(argv: "list[str] | None" = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="any setting of `unified-onehead run`")
+    parser.add_argument("--data-root", required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--preset", default="cpu", help="where to start (default: %(default)s)")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="tasks to search (default: %(default)s)")
+    args = parser.parse_args(argv)
+    try:
+        cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
+        for task in args.tasks.split(","):
+            if task not in TASKS:
+                raise InputError(f"--tasks {args.tasks}: some of {','.join(TASKS)} joined by commas.")
+            search(task, cfg)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""benchmarks/README.md from the finished cells: python benchmarks/tables.py [--check | --digest]
+
+--check    write nothing; exit code 1 when README.md is not what the cells give (recomputes every interval, takes a while)
+--digest   the same, but only ask whether README.md was made from exactly these cells (takes no time)
+"""
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+from unified_onehead.compare import behind, read_cells, render_page, rows_of, spread, whole_minutes
+from unified_onehead.report import markdown_table, write_atomic
+
+HERE = Path(__file__).resolve().parent
+CELLS = HERE / "results" / "quality"
+README = HERE / "README.md"
+SPECIALISTS = {"specialist_seg": ("mIoU", "mIoU_foreground"), "specialist_det": ("AP", "AP50"), "specialist_cls": ("Top1",)}
+OURS = "progressive_kd"
+
+HEAD = """<!-- Written by benchmarks/tables.py from the cells in benchmarks/results/quality: run it again, edit nothing here. -->
+
+# Quality
+
+Strategies, three networks of ours, and three specialists, on the same data, from the same start weights, at the same size and
+with the same number of presentations of every image. Every figure on this page is computed from a committed cell, one JSON file
+for each system x start weights x seed x fold in `results/quality/`, with the evidence behind it. The photographs are not part of
+this repository. Start weights are stand-ins for what a user downloads: `mobilenet_v2-imagenet-features.pt` holds torchvision's
+MobileNetV2 with true ImageNet features; `efficientnet-b0-distilled.pt` an EfficientNet-B0 distilled on 11,144 other photographs
+and far below ImageNet's, hence a lower bound.
+
+Any row again (`--plan` lists the names; the extra `bench` installs what the specialists need):
+
+    pip install -e .[bench]
+    python benchmarks/quality.py 'progressive_kd-mobilenet_v2-*-seed0' --data-root DATA --weights-dir WEIGHTS
+    python benchmarks/tables.py
+
+`results/runs/` holds the complete records of single runs (`benchmarks/collect.py`).
+"""
+
+
+def digest(folder: Path = CELLS) -> str:
+    "One hash of every cell's name and bytes."
+    total = hashlib.sha256()
+    for path in sorted(folder.glob("*.json")):
+        total.update(path.name.encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def trio_table(cells: list, folds: bool = False) -> str:
+    "Our one network beside the three specialists of the same start weights, with what all three cost together; '' without."
+    lines = [["system", "mIoU", "mIoU_foreground", "AP", "AP50", "Top1", "parameters", "GMAC an image", "training, min",
+              "start weights", "size", "device"]]
+    rows = rows_of(cells, folds)
+    for ours in (r for r in rows if r.system == OURS):
+        trio = [r for r in rows if r.system in SPECIALISTS and (r.weights, r.size) == (ours.weights, ours.size)]
+        if len(trio) < 3:
+            continue
+        scores = {s: spread([v.get(s) for v in row.values]) for row in trio for s in SPECIALISTS[row.system]}
+        mine = {s: spread([v.get(s) for v in ours.values]) for s in scores}
+        for name, found, group in ((f"{OURS}, one network", mine, [ours]), ("three specialists together", scores, trio)):
+            first = [row.cells[0] for row in group]
+            lines.append([name, *(found[s] for s in lines[0][1:6]), f"{sum(c['parameters'] for c in first):,}",
+                          f"{sum(c['macs'] for c in first) / 1e9:.2f}",
+                          f"{sum(float(whole_minutes(row.cells)) for row in group):.1f}", *behind(ours)])
+    return markdown_table(lines) if len(lines) > 1 else ""
+
+
+def render(cells: list, made_from: str) -> str:
+    "The whole README."
+    if not cells:
+        return f"{HEAD}\nNo cell is finished yet.\n"
+    trio = trio_table(cells)
+    parts = [HEAD, f"## One network against three specialists\n\n{trio}\n" if trio else "", render_page(cells),
+             f"<!-- cells: {made_from} -->"]
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def main(argv: "list[str] | None" = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("--check", "--digest"):
+        parser.add_argument(name, action="store_true")
+    args = parser.parse_args(argv)
+    cells, old = read_cells(CELLS), README.read_text(encoding="utf-8") if README.exists() else ""
+    if args.digest:
+        fresh = digest() in old if cells else old == render([], "")
+    else:
+        text = render(cells, digest())
+        fresh = old == text
+    if args.check or args.digest:
+        print(f"{len(cells)} cells, {README.name}: {'up to date' if fresh else 'run python benchmarks/tables.py'}")
+        return 0 if fresh else 1
+    write_atomic(README, text)
+    print(f"wrote {README} from {len(cells)} cells")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

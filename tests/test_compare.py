@@ -1,0 +1,188 @@
+"""Comparing systems: the arithmetic by hand, folds, resuming, tables, refusals. Nothing is trained here; the page trains."""
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import tables  # noqa: E402
+
+from unified_onehead import compare  # noqa: E402
+from unified_onehead.cli import main  # noqa: E402
+from unified_onehead.compare import Cell, read_cells, rows_of, run_cell, run_cells  # noqa: E402
+from unified_onehead.config import InputError, preset, replace_fields  # noqa: E402
+from unified_onehead.data import Minis, Record  # noqa: E402
+from unified_onehead.synthetic import make_synthetic  # noqa: E402
+
+SEQUENCE = {"seg": {"mIoU": 0.5}, "det": {"mIoU": 0.6, "AP": 0.2}, "cls": {"mIoU": 0.4, "AP": 0.1, "Top1": 0.9}}
+
+
+def evidence(hits, fold=None):
+    "Classification of ten images, `hits` of them right."
+    seen = [[0, 0]] * hits + [[0, 1]] * (10 - hits)
+    return {"cls": {"images": [f"val/{fold}-{i}.jpg" for i in range(10)], "classes": ["x", "y"], "seen": seen}}
+
+
+def made(hits=8, matrix=None, **more):
+    "What a runner hands back."
+    return {"matrix": matrix or {"cls": {"Top1": hits / 10}}, "evidence": evidence(hits), "networks": 1, "parameters": 1_000_000,
+            "weights": {"name": "w.pt", "sha256": "ab" * 32, "backbone": "mobilenet_v2"}, "macs": 2_000_000_000, "floors": {},
+            "presentations": {"cls": 100}, "replayed": {}, "device": "cpu, 1 threads", "train_seconds": {"total": 90.0}, **more}
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory):
+    root = make_synthetic(tmp_path_factory.mktemp("data") / "minis", 0, 12, 6, 32)
+    return replace_fields(preset("smoke"), root=str(root), device="cpu", threads=1)
+
+
+def runner(result, calls):
+    "A runner that trains nothing and counts."
+    def run(cfg, minis, say=print, show=None):
+        calls.append({task: len(splits["val"]) for task, splits in minis.records.items()})
+        return result
+    return run
+
+
+def test_scores_by_hand():
+    found = compare.summary([{"matrix": SEQUENCE}], {"mIoU": 0.5, "AP": 0.4, "Top1": 0.6})
+    assert found["acc"] == pytest.approx((0.4 + 0.1 + 0.9) / 3)
+    assert found["bwt"] == pytest.approx(((0.4 - 0.5) + (0.1 - 0.2)) / 2)
+    assert found["forgetting"] == pytest.approx({"mIoU": 0.6 - 0.4, "AP": 0.2 - 0.1}), "from the best, not from the own stage"
+    assert found["max_forgetting"] == pytest.approx(0.2)
+    assert found["delta_p"] == pytest.approx(((0.4 - 0.5) / 0.5 + (0.1 - 0.4) / 0.4 + (0.9 - 0.6) / 0.6) / 3)
+
+
+def test_both_readings_of_five_percent():
+    kept = compare.five_percent(0.8, 0.76, 0.1)
+    assert kept["pass_relative"] and kept["pass_absolute"] and kept["points"] == pytest.approx(-4)
+    small = compare.five_percent(0.10, 0.06, 0.01)
+    assert not small["pass_relative"] and small["pass_absolute"], "40 % gone, and only 4 points"
+    large = compare.five_percent(1.0, 0.951, 0.01)
+    assert large["pass_relative"] and large["pass_absolute"]
+    assert not any(compare.five_percent(0.001, 0.001, 0.01)[k] for k in ("pass_relative", "pass_absolute")), "never learned"
+
+
+def test_folds_are_disjoint_complete_and_even(cfg):
+    sets = [{i % 4} for i in range(40)] + [{0, 4}] * 10
+    fold = compare.assign_folds(sets)
+    assert fold == compare.assign_folds(sets) != compare.assign_folds(sets, seed=1)
+    for k in range(5):
+        inside = [s for s, f in zip(sets, fold) if f == k]
+        assert len(inside) == 10 and sum(4 in s for s in inside) == 2
+    minis = compare.get_minis(cfg)
+    parts = [compare.fold_minis(minis, cfg, k) for k in range(5)]
+    for task, splits in minis.records.items():
+        everything = sorted(r.path for records in splits.values() for r in records)
+        assert sorted(r.path for part in parts for r in part.records[task]["val"]) == everything
+        for part in parts:
+            train, val = ({r.path for r in part.records[task][s]} for s in ("train", "val"))
+            assert not train & val and len(train | val) == len(everything)
+
+
+def test_a_leaked_image_is_in_one_fold_only(cfg):
+    "Readers leave the copy in train out, so the union holds the image once and its name cannot be in train and val."
+    val = [Record("cls", f"d/cls/val/x/{i}.jpg", i, category=0) for i in range(1, 6)]
+    train = [Record("cls", f"d/cls/train/x/{i}.jpg", i, category=0) for i in range(6, 16)]
+    minis = Minis({"cls": {"train": train, "val": val}}, {"seg": ["b"], "det": ["a"], "cls": ["x"]}, "d", {"cls": ["1.jpg"]})
+    seen = [compare.image_name(r, "d") for k in range(5) for r in compare.fold_minis(minis, cfg, k).records["cls"]["val"]]
+    assert len(seen) == len(set(seen)) == 15 and "train/x/1.jpg" not in seen
+
+
+def test_a_finished_cell_is_not_run_again(cfg, tmp_path):
+    calls, say = [], []
+    runners = {"naive": runner(made(), calls)}
+    path = run_cell(Cell("naive", cfg), tmp_path, say.append, runners)
+    before = path.read_bytes()
+    assert run_cell(Cell("naive", cfg), tmp_path, say.append, runners) == path
+    assert len(calls) == 1 and path.read_bytes() == before and "finished before" in say[-1]
+    run_cell(Cell("naive", replace_fields(cfg, seed=1)), tmp_path, say.append, runners)
+    run_cell(Cell("naive", cfg, fold=2), tmp_path, say.append, runners)
+    assert len(calls) == 3 and sum(calls[2].values()) < 3 * 6, "a fold of 18 images a task validates on 3 or 4"
+    moved = replace(cfg, data=replace(cfg.data, root=cfg.data.root + "/."), run=replace(cfg.run, threads=2))
+    run_cell(Cell("naive", moved), tmp_path, say.append, runners)
+    assert len(calls) == 3, "another place and another number of threads make no other experiment"
+
+
+def test_fields_of_a_cell(cfg, tmp_path):
+    path = run_cell(Cell("naive", cfg), tmp_path, lambda *_: None, {"naive": runner(made(), [])})
+    cell = json.loads(path.read_text())
+    wanted = {"system", "backbone", "weights", "size", "seed", "fold", "presentations", "metrics", "matrix", "parameters",
+              "train_seconds", "device", "versions", "date", "bootstrap", "config", "per_class"}
+    assert wanted <= set(cell) and set(cell["weights"]) == {"name", "sha256"}
+    assert cell["metrics"] == {"mIoU": None, "mIoU_foreground": None, "AP": None, "AP50": None, "Top1": 0.8}
+    assert cell["bootstrap"]["resamples"] == 1000 and cell["per_class"]["cls"]["x"] == {"value": 0.8, "count": 10}
+    assert str(tmp_path.parent) not in path.read_text() and cfg.data.root not in path.read_text()
+
+
+def test_an_interrupted_cell_does_not_count(cfg, tmp_path):
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(Cell("naive", cfg), tmp_path, lambda *_: None, {"naive": dies})
+    (tmp_path / "naive-x.json.part").write_text('{"system": "nai')
+    assert read_cells(tmp_path) == []
+    (tmp_path / "broken.json").write_text('{"system": "nai')
+    with pytest.raises(InputError, match="not readable as a cell"):
+        read_cells(tmp_path)
+
+
+def test_other_settings_are_refused(cfg, tmp_path):
+    run_cell(Cell("naive", cfg), tmp_path, lambda *_: None, {"naive": runner(made(), [])})
+    with pytest.raises(InputError, match="epochs_det: 1 in the file, 9 asked for"):
+        run_cells([Cell("naive", replace_fields(cfg, epochs_det=9))], tmp_path)
+
+
+def test_tables_from_two_toy_cells(cfg, tmp_path):
+    for seed, hits in ((0, 8), (1, 6)):
+        matrix = {**SEQUENCE, "cls": {**SEQUENCE["cls"], "Top1": hits / 10}}
+        result = made(hits, matrix, floors={"mIoU": 0.1, "AP": 0.01, "Top1": 0.2})
+        run_cell(Cell("progressive_kd", replace_fields(cfg, seed=seed)), tmp_path, lambda *_: None,
+                 {"progressive_kd": runner(result, [])})
+    page = tables.render(read_cells(tmp_path), tables.digest(tmp_path))
+    row = next(line for line in page.splitlines() if line.startswith("| progressive_kd |"))
+    assert "0.7000 ± 0.1414 (2)" in row and "w.pt (mobilenet_v2)" in row and "1,000,000" in row and "2.00" in row and "1.5" in row
+    assert "64 px" in row and "cpu, 1 threads" in row
+    assert "| progressive_kd | mIoU | 0.5000 | 0.4000 | - | -20.0 % (-10.00) | FAIL | FAIL |" in page
+    assert tables.digest(tmp_path) in page
+    next(tmp_path.glob("*seed1.json")).unlink()
+    assert tables.digest(tmp_path) not in page, "a changed set of cells is noticed"
+
+
+def test_three_specialists_beside_our_network(cfg, tmp_path):
+    for system in ("progressive_kd", "specialist_seg", "specialist_det", "specialist_cls"):
+        run_cell(Cell(system, cfg), tmp_path, lambda *_: None, {system: runner(made(9), [])})
+    table = tables.trio_table(read_cells(tmp_path))
+    assert "| three specialists together | - | - | - | - | 0.9000 (1) | 3,000,000 | 6.00 | 4.5 |" in table
+
+
+def test_pooling_needs_all_folds(cfg):
+    cells = [{"system": "lwf", "backbone": "b", "weights": {"name": "w"}, "size": 64, "seed": 0, "fold": k, "metrics": {},
+              "evidence": evidence(5 + k, k), "matrix": SEQUENCE} for k in range(5)]
+    assert rows_of(cells, folds=True)[0].values[0]["Top1"] == pytest.approx((5 + 6 + 7 + 8 + 9) / 50)
+    assert rows_of(cells[1:], folds=True) == [] == rows_of(cells)
+    with pytest.raises(ValueError, match="share an image"):
+        compare.pool([evidence(5), evidence(6)])
+
+
+@pytest.mark.parametrize("words, mentions", [
+    (["--strategies", "magic"], "strategies magic: choose from naive"),
+    (["--seeds", "0,0"], "give different numbers"),
+    (["--seeds", "one"], "whole numbers joined by commas"),
+    (["--jobs", "0"], "jobs=0: must be at least 1"),
+    (["--weights", "no_such.pt"], "no_such.pt: no such file"),
+    (["epoch_det=3"], "nearest name is 'epochs_det'"),
+])
+def test_the_command_refuses(words, mentions, cfg, tmp_path, capsys):
+    code = main(["compare", "--preset", "smoke", "--data-root", cfg.data.root, "--out", str(tmp_path / "out"), *words])
+    err = capsys.readouterr().err
+    assert code == 2 and mentions in err and "Traceback" not in err
+
+
+def test_readme_was_made_from_the_committed_cells(capsys):
+    assert tables.main(["--digest"]) == 0, capsys.readouterr().out
+    assert all(path.stat().st_size < 300_000 for path in tables.CELLS.glob("*.json"))
