@@ -15,7 +15,7 @@ __all__ = ['SYSTEMS', 'SCORES', 'SPOKEN', 'FOLDS', 'NOTES', 'GRID', 'READ', 'RES
            'plot_precision_recall', 'plot_confusion', 'image_quality', 'best_and_worst', 'comparison_cells',
            'draw_cells', 'run_comparison']
 
-# %% ../nbs/19_compare.ipynb #ade3e58b
+# %% ../nbs/19_compare.ipynb #41114f75
 import hashlib
 import json
 import math
@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
+import unified_onehead
 from .config import (
     METRICS, TASK_TITLES, TASKS, Config, InputError, replace_fields, seed_everything, to_dict)
 from .data import Minis
@@ -440,7 +441,7 @@ def finished(path: Path, cell: Cell) -> bool:
                          "the file to have it made again.")
     return True
 
-# %% ../nbs/19_compare.ipynb #fb5dd30a
+# %% ../nbs/19_compare.ipynb #6a4d8f8c
 def read_cell(path: "str | Path") -> dict:
     "A finished cell. Raises InputError for a file that is none."
     try:
@@ -462,7 +463,7 @@ def read_cells(folder: "str | Path") -> "list[dict]":  # sorted by name; what is
 def code_digest() -> str:
     "A short hash of the package's modules: cells of one digest were made by one code."
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(unified_onehead.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
