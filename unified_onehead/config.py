@@ -221,10 +221,10 @@ def check_config(cfg: Config) -> Config:  # the same configuration
         need(getattr(cfg.train, name) >= 1, f"{name}={getattr(cfg.train, name)}: must be at least 1.")
     return cfg
 
-# %% ../nbs/00_config.ipynb #2118d93c
+# %% ../nbs/00_config.ipynb #fcb63318
 PRESETS = {
-    "synthetic": dict(size=96, synthetic_side=96, width=96, fused_stride=8, own_channels=False, epochs_seg=15, epochs_det=9,
-                      epochs_cls=6),
+    "synthetic": dict(size=96, synthetic_side=96, width=96, fused_stride=8, own_channels=False, epochs_seg=20, epochs_det=7,
+                      epochs_cls=5),
     "smoke": dict(size=64, synthetic_side=64, width=32, n_train=16, n_val=12, epochs_seg=1, epochs_det=1, epochs_cls=1,
                   batch_size=8, synthetic_dir="data/smoke_minis"),
     "cpu": dict(size=256, views=20, zoom_min=0.5, zoom_max=2.0, batch_size=8, epochs_seg=40, epochs_det=60, epochs_cls=20),
