@@ -6,8 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from unified_onehead import cli
 from unified_onehead.config import TASKS, InputError
 from unified_onehead.data import load_sample
 from unified_onehead.sources import check_minis, read_minis
@@ -98,6 +100,40 @@ def test_layouts_give_the_same_records(pristine, minis, change):
         strip = [(row[0].rsplit(".", 1)[0], *row[1:]) for row in found[task]]
         assert strip == [(row[0].rsplit(".", 1)[0], *row[1:]) for row in expected[task]]
     assert check_minis(minis).ok
+
+
+def test_own_three_datasets_through_a_whole_run(tmp_path, capsys):
+    "Folders, categories and numbers of classes of somebody's own: 2 to detect, 3 to segment, 4 to classify; nothing is edited."
+    rng, own = np.random.default_rng(0), tmp_path / "own"
+
+    def photo(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(rng.integers(0, 255, (5, 7, 3)).astype(np.uint8))
+        small.resize((60, 40), Image.Resampling.BICUBIC).save(path)
+
+    for split, count in (("train", 8), ("val", 4)):
+        notes = [dict(id=k + 1, image_id=k, category_id=70 + 20 * (k % 2), bbox=[5, 5, 30, 20], iscrowd=0) for k in range(count)]
+        categories = [dict(id=70, name="nut"), dict(id=90, name="bolt")]
+        images = [dict(id=k, file_name=f"{split}{k}.jpg", width=60, height=40) for k in range(count)]
+        mask = np.zeros((40, 60), np.uint8)
+        mask[:20], mask[30:35], mask[35:] = 1, 2, 255
+        (own / f"surfaces/{split}/SegmentationClass").mkdir(parents=True)
+        for k in range(count):
+            photo(own / f"parts/{split}/data/{split}{k}.jpg")
+            photo(own / f"surfaces/{split}/JPEGImages/{k}.jpg")
+            Image.fromarray(mask).save(own / f"surfaces/{split}/SegmentationClass/{k}.png")
+            for name in ("good", "scratched", "bent", "lost"):
+                photo(own / f"quality/{split}/{name}/{k}.jpg")
+        (own / f"parts/{split}/labels.json").write_text(json.dumps(dict(images=images, annotations=notes, categories=categories)))
+    (own / "surfaces/classes.txt").write_text("rust\npaint\n")
+    out = tmp_path / "run"
+    assert cli.main(["run", "--data-root", str(own), "--preset", "smoke", "--device", "cpu", "--out", str(out)]) == 0
+    classes = torch.load(out / "model.pt", weights_only=True)["classes"]
+    assert {task: sorted(names) for task, names in classes.items()} == {
+        "det": ["bolt", "nut"], "seg": ["background", "paint", "rust"], "cls": ["bent", "good", "lost", "scratched"]}
+    capsys.readouterr()
+    assert cli.main(["eval", "--weights", str(out / "model.pt"), "--data-root", str(own), "--json"]) == 0
+    assert {"AP", "mIoU", "Top1"} <= set(json.loads(capsys.readouterr().out))
 
 
 def test_reading_and_checking_write_nothing(minis):

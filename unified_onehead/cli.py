@@ -10,6 +10,7 @@ __all__ = ['SCORES', 'run_config', 'parse_tasks', 'do_run', 'settings_help', 'ad
 # %% ../nbs/23_cli.ipynb #c3f93ec9
 import argparse
 import contextlib
+import functools
 import json
 import shlex
 import sys
@@ -116,10 +117,14 @@ def add_eval(commands) -> None:
 
 # %% ../nbs/23_cli.ipynb #6993ed43
 def do_check(args: argparse.Namespace) -> int:  # exit code: 1 when training would go wrong
-    "Look at every file of the three minis: counts per split and class, leaks, broken files, boxes outside their image."
+    "Look at every file of the three minis: counts, leaks, broken files, boxes outside their image, hashes of the manifest."
     with contextlib.redirect_stdout(sys.stderr):
+        from unified_onehead.prepare import against_manifest
         from unified_onehead.sources import check_minis
         report = check_minis(args.data_root, class_names(args.classes))
+        problems, warnings = against_manifest(args.data_root)
+    report.problems += problems
+    report.warnings += warnings
     print(json.dumps(report.as_dict(), indent=1) if args.json else report.text())
     return 0 if report.ok else 1
 
@@ -141,7 +146,8 @@ def class_names(text: str) -> tuple[str, ...]:
 def do_get(args: argparse.Namespace) -> int:  # exit code
     "Get the three minis into a local folder: what is there already, --url, the official archives, in this order."
     from unified_onehead.fetch import get_data
-    folder = get_data(args.to, args.source, tuple(args.url), args.drive, args.max_side, class_names(args.classes))
+    say = functools.partial(print, flush=True)  # a pipe shows each line when it is said
+    folder = get_data(args.to, args.source, tuple(args.url), args.drive, args.max_side, class_names(args.classes), say=say)
     print(f"next: unified-onehead data check --data-root {shlex.quote(str(folder))}")
     return 0
 
@@ -153,7 +159,9 @@ def do_prepare(args: argparse.Namespace) -> int:  # exit code
     manifest = read_manifest(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     images = ", ".join(f"{task} {n['train']}+{n['val']}" for task, n in manifest["images"].items())
-    print(f"{folder}: {size:.1f} MB, images {images}; what is in it: {folder / CARD}")
+    leaks = sum(len(names) for names in manifest["leaks"].values())
+    print(f"{folder}: {size:.1f} MB, images {images}, {leaks} left out of train as they are in another set too; what is in it: "
+          f"{folder / CARD}")
     return 0
 
 

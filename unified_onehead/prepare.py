@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['JPEG_QUALITY', 'MANIFEST', 'CARD', 'LICENCES', 'scaled_size', 'write_picture', 'unique_name', 'write_det',
            'write_seg', 'write_cls', 'drop_shared', 'sha256_of', 'file_hashes', 'Differences', 'read_manifest',
-           'differences', 'class_counts', 'card_text', 'source_digest', 'write_set', 'prepare', 'show_histogram',
-           'show_minis']
+           'differences', 'against_manifest', 'class_counts', 'card_text', 'source_digest', 'write_set', 'history',
+           'prepare', 'show_histogram', 'show_minis']
 
 # %% ../nbs/21_prepare.ipynb #be6c912f
 import hashlib
@@ -195,6 +195,17 @@ def differences(folder: "str | Path") -> Differences:
     return Differences([n for n in wanted if n not in there], [n for n in wanted if n in there and there[n] != wanted[n]],
                        [n for n in there if n not in wanted])
 
+# %% ../nbs/21_prepare.ipynb #0c443276
+def against_manifest(folder: "str | Path") -> tuple:  # problems, warnings
+    "What `data check` says of a set that has a manifest; nothing for a set without one."
+    if read_manifest(folder) is None:
+        return [], []
+    found = differences(folder)
+    added = Differences(new=found.new).text()
+    problem = (f"{folder}: the set is not what its {MANIFEST} says: {Differences(found.missing, found.altered).text()}. Get or "
+               f"prepare it again; if you changed it on purpose, delete {MANIFEST}.")
+    return [problem] * bool(found), [f"{folder}: {added}"] * bool(added)
+
 # %% ../nbs/21_prepare.ipynb #ce363c6f
 LICENCES = """Nobody granted a licence on these files together. Where the pictures come from
 * **COCO 2017**: annotations CC BY 4.0 (COCO Consortium); photographs by Flickr users, each under the licence they chose.
@@ -263,6 +274,15 @@ def write_set(minis: Minis, folder: Path, side: int, about: dict) -> dict:  # th
     (folder / MANIFEST).write_text(json.dumps(manifest, sort_keys=True, indent=1) + "\n", encoding="utf-8")
     return manifest
 
+# %% ../nbs/21_prepare.ipynb #a706e7f0
+def history(src: Path, minis: Minis, origin: str) -> str:  # where the data comes from
+    "Take over what the manifest of a prepared source says: leaks that were removed then, notes, and the origin."
+    told = read_manifest(src) or {}
+    minis.notes = list(dict.fromkeys([*told.get("notes", []), *minis.notes]))
+    for task in TASKS:
+        minis.leaks[task] = [*told.get("leaks", {}).get(task, []), *minis.leaks.get(task, [])]
+    return "; ".join(words for words in (told.get("origin", ""), origin) if words) or src.resolve().name
+
 # %% ../nbs/21_prepare.ipynb #52970513
 def prepare(
     src: "str | os.PathLike",  # minis in any layout that is read
@@ -280,7 +300,7 @@ def prepare(
     for task in TASKS:
         if not minis.records[task]["train"]:
             raise InputError(f"{src}: every training image of {TASK_TITLES[task]} stands in another set too. Give it others.")
-    about = {"format": 1, "origin": origin or src.resolve().name, "source": source_digest(minis, max_side)}
+    about = {"format": 1, "origin": history(src, minis, origin), "source": source_digest(minis, max_side)}
     if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
         there = read_manifest(dst)
         if there and there.get("source") == about["source"] and not differences(dst):
@@ -316,6 +336,8 @@ def show_minis(
     n: int = 5,  # pictures a task
 ) -> Figure:  # one row a task: pictures with labels, then the class histogram
     "Labelled training pictures of every task and the class histogram."
+    if n < 1:
+        raise InputError(f"--images {n}: at least one image a task must be shown.")
     counts = class_counts(minis)
     fig, axes = plt.subplots(len(counts), n + 1, figsize=(2.4 * n + 3.4, 3 * len(counts)), squeeze=False,
                              width_ratios=[1] * n + [1.4], layout="constrained")
