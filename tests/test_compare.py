@@ -66,6 +66,13 @@ def test_both_readings_of_five_percent():
     assert not any(compare.five_percent(0.001, 0.001, 0.01)[k] for k in ("pass_relative", "pass_absolute")), "never learned"
 
 
+def test_a_specialist_reads_none_of_our_settings(cfg):
+    changed = replace_fields(cfg, lr=1.0, width=64, kd=9.0, box=7.0, epochs_det=9)
+    saved = {"config": compare.shown_config(cfg), "system": "specialist_det"}
+    assert compare.differences(saved, changed) == ["epochs_det: 1 in the file, 9 asked for"], "how often an image is shown counts"
+    assert len(compare.differences({**saved, "system": "single"}, changed)) == 5
+
+
 def test_folds_are_disjoint_complete_and_even(cfg):
     sets = [{i % 4} for i in range(40)] + [{0, 4}] * 10
     fold = compare.assign_folds(sets)

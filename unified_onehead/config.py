@@ -60,7 +60,7 @@ class NetConfig:
     weights: str = "none"  # imagenet | none | path of a state dict
     weights_sha256: str = ""  # expected sha256 of the weights file; empty: only recorded
     frozen_blocks: int = -1  # leading MBConv blocks that never train when pretrained (8 or more); -1: the whole backbone
-    width: int = 192  # channels of the fused map and the head; cost grows with its square
+    width: int = 256  # channels of the fused map and the head; cost grows with its square
     fused_stride: int = 16  # pixels a cell of the fused map: 8 or 16; outputs have stride 8 either way
 
 # %% ../nbs/00_config.ipynb #7ce5122e
@@ -105,7 +105,7 @@ class DistillConfig:
     temperature: float = 2.0  # softens class distributions
     replay: int = 10  # images kept of every earlier task, in all; the assignment allows 10
     replay_batch: int = 4  # replayed images in a step
-    old_rate: float = 0.1  # share of a step that weights owned by earlier tasks may move; 0: nothing is forgotten, or gained
+    old_rate: float = 0.02  # share of a step that weights owned by earlier tasks may move; 0: nothing is forgotten, or gained
     own_channels: bool = True  # every task has hidden channels of its own; without pretrained weights sharing all learns faster
     ewc: float = 1e4  # weight of EWC's penalty
 
@@ -223,12 +223,13 @@ def check_config(cfg: Config) -> Config:  # the same configuration
 
 # %% ../nbs/00_config.ipynb #fcb63318
 PRESETS = {
-    "synthetic": dict(size=96, synthetic_side=96, width=96, fused_stride=8, own_channels=False, epochs_seg=20, epochs_det=7,
+    "synthetic": dict(size=96, synthetic_side=96, width=96, fused_stride=8, own_channels=False, old_rate=0.1, epochs_seg=20, epochs_det=7,
                       epochs_cls=5),
     "smoke": dict(size=64, synthetic_side=64, width=32, n_train=16, n_val=12, epochs_seg=1, epochs_det=1, epochs_cls=1,
                   batch_size=8, synthetic_dir="data/smoke_minis"),
-    "cpu": dict(size=256, views=20, zoom_min=0.5, zoom_max=2.0, batch_size=8, epochs_seg=40, epochs_det=60, epochs_cls=20),
-    "t4": dict(size=512, zoom_min=0.5, zoom_max=2.0, batch_size=8, epochs_seg=60, epochs_det=90, epochs_cls=30, precision="fp16",
+    "cpu": dict(size=256, views=30, zoom_min=0.5, zoom_max=2.0, batch_size=8, weight_decay=0.1, epochs_seg=40, epochs_det=60,
+                epochs_cls=20),
+    "t4": dict(size=512, zoom_min=0.5, zoom_max=2.0, batch_size=8, weight_decay=0.1, epochs_seg=60, epochs_det=90, epochs_cls=30, precision="fp16",
                workers=2),
 }
 

@@ -165,7 +165,7 @@ class OneHead(nn.Module):
         self,
         backbone: Backbone,  # with declared strides and channels
         counts: dict,  # task -> number of classes
-        width: int = 192,  # channels of neck and head
+        width: int = 256,  # channels of neck and head
         stride: int = 16,  # of the fused map, pixels a cell: 8 or 16
     ):
         super().__init__()
