@@ -408,8 +408,9 @@ RUNNERS = {name: run_sequence for name in STRATEGIES} | {"single": run_single}
 
 # %% ../nbs/19_compare.ipynb #28214e8d
 ELSEWHERE = ("root", "synthetic_dir", "weights", "device", "threads", "workers")  # of a machine, not of an experiment
-OURS_ALONE = ("width", "fused_stride", "frozen_blocks", "lr", "backbone_lr", "later_lr", "weight_decay", "ema", "views", "view_seed",
-              *(f.name for part in (LossConfig, DistillConfig) for f in fields(part)))  # a system from elsewhere reads none
+OURS_ALONE = (  # of our network and its recipe; a system from elsewhere reads none of them
+    "width", "fused_stride", "frozen_blocks", "lr", "backbone_lr", "later_lr", "weight_decay", "ema", "views", "view_seed",
+    *(f.name for part in (LossConfig, DistillConfig) for f in fields(part)))
 
 
 def shown_config(cfg: Config) -> dict:
@@ -797,7 +798,7 @@ def plot_retention(
             ax.plot(range(len(stages)), kept, marker="o", ms=4, label=f"{row.system} ({row.backbone})")
         ax.axhspan(0.95, 1, color="tab:green", alpha=0.15)
         ax.set_xticks(range(len(stages)), [f"after {TASK_TITLES[s]}" for s in stages], fontsize=7)
-        ax.set(title=f"{METRICS[task]}, share of its own stage's end", ylim=(0, None))
+        ax.set(title=f"{METRICS[task]}, share of its own stage's end", ylim=(0, max(1.1, 1.05 * ax.dataLim.ymax)))
         ax.title.set_fontsize(9)
         ax.grid(alpha=0.3)
     axes[-1].legend(fontsize=6)

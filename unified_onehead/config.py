@@ -223,14 +223,14 @@ def check_config(cfg: Config) -> Config:  # the same configuration
 
 # %% ../nbs/00_config.ipynb #fcb63318
 PRESETS = {
-    "synthetic": dict(size=96, synthetic_side=96, width=96, fused_stride=8, own_channels=False, old_rate=0.1, epochs_seg=20, epochs_det=7,
-                      epochs_cls=5),
+    "synthetic": dict(size=96, synthetic_side=96, width=96, fused_stride=8, own_channels=False, old_rate=0.1, epochs_seg=20,
+                      epochs_det=7, epochs_cls=5),
     "smoke": dict(size=64, synthetic_side=64, width=32, n_train=16, n_val=12, epochs_seg=1, epochs_det=1, epochs_cls=1,
                   batch_size=8, synthetic_dir="data/smoke_minis"),
     "cpu": dict(size=256, views=30, zoom_min=0.5, zoom_max=2.0, batch_size=8, weight_decay=0.1, epochs_seg=40, epochs_det=60,
                 epochs_cls=20),
-    "t4": dict(size=512, zoom_min=0.5, zoom_max=2.0, batch_size=8, weight_decay=0.1, epochs_seg=60, epochs_det=90, epochs_cls=30, precision="fp16",
-               workers=2),
+    "t4": dict(size=512, zoom_min=0.5, zoom_max=2.0, batch_size=8, weight_decay=0.1, epochs_seg=60, epochs_det=90, epochs_cls=30,
+               precision="fp16", workers=2),
 }
 
 
