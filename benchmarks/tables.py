@@ -34,7 +34,10 @@ Any row again (`--plan` lists the names; the extra `bench` installs what the spe
     python benchmarks/quality.py 'progressive_kd-mobilenet_v2-*-seed0' --data-root DATA --weights-dir WEIGHTS
     python benchmarks/tables.py
 
-`results/runs/` holds the complete records of single runs (`benchmarks/collect.py`).
+`results/runs/` holds the complete records of single runs (`benchmarks/collect.py`), `results/recipe-search.jsonl` what was tried
+for our recipe on splits of the training images (`benchmarks/search.py`), `results/diagnosis/` the suspected causes of the
+original's failure, one at a time (`benchmarks/diagnosis.py`). The specialists' recipes are starting points from common
+practice, not the outcome of a search.
 """
 
 

@@ -178,6 +178,7 @@ def test_words_and_tables_from_hand_made_cases():
 
 def test_committed_cases_differ_in_the_cause_alone():
     cases = diagnosis.read_cases()
+    assert list(cases) == list(diagnosis.CASES)
     for name, case in cases.items():
         flat, other = ({k: v for part in c["config"].values() for k, v in part.items()} for c in (case, cases["reference"]))
         allowed = {*diagnosis.CASES[name].settings, "backbone", "weights", "threads"}

@@ -42,12 +42,13 @@ class Handler(BaseHTTPRequestHandler):
     "Serves `server.files`; `server.faults[path]` is used up, one entry a request."
 
     def do_GET(self):
+        picture = self.path.endswith(".jpg")
         with self.server.lock:
-            self.server.busy += 1
+            self.server.busy += picture
             self.server.busiest = max(self.server.busiest, self.server.busy)
         time.sleep(0.003)
         with self.server.lock:  # before the answer, for with it the client goes on
-            self.server.busy -= 1
+            self.server.busy -= picture
         self.answer()
 
     def answer(self):

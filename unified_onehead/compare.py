@@ -430,7 +430,8 @@ def differences(saved: dict, cfg: Config) -> "list[str]":  # "lr: 0.001 in the f
     "Settings in which a finished cell differs from what is asked for."
     old = {k: v for part in saved["config"].values() for k, v in part.items()}
     new = {k: v for part in shown_config(cfg).values() for k, v in part.items()}
-    unread = ELSEWHERE if saved["system"] in SYSTEMS else (*ELSEWHERE, *OURS_ALONE)
+    ours = saved.get("system", SYSTEMS[0]) in SYSTEMS  # other files with a configuration are of our network, too
+    unread = ELSEWHERE if ours else (*ELSEWHERE, *OURS_ALONE)
     return [f"{k}: {old.get(k)} in the file, {v} asked for" for k, v in new.items() if k not in unread and old.get(k) != v]
 
 
