@@ -5,8 +5,8 @@
 The training images of one task are dealt to four folds by class; each fold in --folds is held out once while our network learns
 the task alone from the other three. A line for each is appended to benchmarks/results/recipe-search.jsonl: score and losses on
 the held-out images, losses on the training images, and what it was made from. What is there is not run again. `patch` in a line
-says that a trial changed code that was not kept, and how; those lines were written by this procedure with that change. A line with 0
-seconds reads the trained network of another trial in another way; its losses are that trial's.
+says that a trial changed code that was not kept, and how; those lines were written by this procedure with that change. A line
+with 0 seconds reads the trained network of another trial in another way; its losses are that trial's.
 A fold has about 60 images: its AP moves by .02 from one seed to the next, its losses much less.
 """
 import argparse
@@ -92,7 +92,7 @@ def main(argv: "list[str] | None" = None) -> int:
                           "weights": Path(args.weights).name})
             for old in (r for r in done if key(r) == wanted):
                 if old["config"] != json.loads(json.dumps(shown_config(cfg))):
-                    raise InputError(f"{args.name}, fold {fold}: the name stands for other settings in {SEARCH.name}. Choose another.")
+                    raise InputError(f"{args.name}, fold {fold}: stands for other settings in {SEARCH.name}. Take another name.")
             if wanted in map(key, done):
                 print(f"{args.name}, fold {fold}: done before")
                 continue
