@@ -1,0 +1,38 @@
+"""benchmarks/search.py: what is held out, and what is refused. Nothing is trained here."""
+import json
+import sys
+
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import search  # noqa: E402
+
+from unified_onehead.config import preset, replace_fields  # noqa: E402
+from unified_onehead.sources import read_minis  # noqa: E402
+from unified_onehead.synthetic import make_synthetic  # noqa: E402
+
+
+def test_folds_hold_out_training_images_alone(tmp_path):
+    root = make_synthetic(tmp_path / "minis", 0, 12, 6, 32)
+    minis, cfg = read_minis(str(root)), replace_fields(preset("smoke"), root=str(root))
+    train, val = ({r.path for r in minis.records["seg"][s]} for s in ("train", "val"))
+    held = []
+    for fold in range(search.FOLDS):
+        split = search.inner_minis(minis, "seg", fold, cfg).records["seg"]
+        kept, out = ({r.path for r in split[s]} for s in ("train", "val"))
+        assert not kept & out and kept | out == train and not (kept | out) & val
+        held += out
+    assert len(held) == len(set(held)) == 12, "every training image is held out once"
+
+
+def test_refusals_before_any_training(tmp_path, monkeypatch, capsys):
+    root = make_synthetic(tmp_path / "minis", 0, 12, 6, 32)
+    monkeypatch.setattr(search, "SEARCH", tmp_path / "search.jsonl")
+    command = ["A", "--task", "seg", "--data-root", str(root), "--weights", "none", "--preset", "smoke"]
+    assert search.main([*command, "--folds", "0,9"]) == 2
+    assert "--folds 0,9: numbers from 0 to 3" in capsys.readouterr().err
+    row = {"name": "A", "task": "seg", "fold": 0, "seed": 0, "weights": "none", "config": {}}
+    search.SEARCH.write_text(json.dumps(row) + "\n")
+    assert search.main([*command, "--folds", "0", "lr=0.1"]) == 2
+    assert "A, fold 0: stands for other settings in search.jsonl" in capsys.readouterr().err
