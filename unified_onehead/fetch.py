@@ -1039,7 +1039,7 @@ def locked(to: Path, say):
 
 # %% ../nbs/22_fetch.ipynb #9c7d18d4
 def one_at_a_time(say):
-    "The same, for several threads: lines do not run into each other."
+    "`say`, safe to call from several threads: lines do not run into each other."
     lock = threading.Lock()
 
     def said(words: str) -> None:
