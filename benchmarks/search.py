@@ -19,7 +19,7 @@ import torch
 
 from unified_onehead.cli import run_config
 from unified_onehead.compare import Cell, assign_folds, make_learner, scores_of, settled, shown_config, take_evidence
-from unified_onehead.config import TASKS, InputError, replace_fields
+from unified_onehead.config import TASKS, InputError
 from unified_onehead.data import collate, letterbox
 from unified_onehead.learner import device_name, fit_stage
 from unified_onehead.stages import get_minis
@@ -29,11 +29,11 @@ SEARCH = Path(__file__).resolve().parent / "results" / "recipe-search.jsonl"
 FOLDS = 4
 
 
-def inner_minis(minis, task: str, fold: int, cfg):
+def inner_minis(minis, task: str, fold: int, cfg, folds: int = FOLDS):
     "The task's training images split anew; the other tasks and the real val are left out."
     train = minis.records[task]["train"]
     record = TASK_TYPES[task](minis.classes[task], cfg)
-    dealt = assign_folds([record.class_set(r) for r in train], FOLDS)
+    dealt = assign_folds([record.class_set(r) for r in train], folds)
     held = [r for r, k in zip(train, dealt) if k == fold]
     kept = [r for r, k in zip(train, dealt) if k != fold]
     return replace(minis, records={task: {"train": kept, "val": [replace(r, image_id=n) for n, r in enumerate(held, 1)]}})
@@ -81,8 +81,7 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("--note", default="", help="why it was tried")
     args = parser.parse_intermixed_args(argv)
     try:
-        cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
-        cfg = replace_fields(settled(Cell("single", cfg)), strategy="naive")
+        cfg = settled(Cell("single", run_config(args.data_root, args.preset, args.settings, weights=args.weights)))
         done = [json.loads(line) for line in SEARCH.read_text().splitlines()] if SEARCH.exists() else []
         folds = args.folds.split(",")
         if not set(folds) <= set(map(str, range(FOLDS))):
@@ -90,10 +89,10 @@ def main(argv: "list[str] | None" = None) -> int:
         for fold in map(int, folds):
             wanted = key({"name": args.name, "task": args.task, "fold": fold, "seed": cfg.run.seed,
                           "weights": Path(args.weights).name})
-            for old in (r for r in done if key(r) == wanted):
-                if old["config"] != json.loads(json.dumps(shown_config(cfg))):
-                    raise InputError(f"{args.name}, fold {fold}: stands for other settings in {SEARCH.name}. Take another name.")
-            if wanted in map(key, done):
+            there = [r["config"] for r in done if key(r) == wanted]
+            if any(config != shown_config(cfg) for config in there):
+                raise InputError(f"{args.name}, fold {fold}: stands for other settings in {SEARCH.name}. Take another name.")
+            if there:
                 print(f"{args.name}, fold {fold}: done before")
                 continue
             row = trial(args.name, args.task, cfg, fold, args.settings, args.note)

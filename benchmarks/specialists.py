@@ -36,11 +36,12 @@ from torchvision.models.detection import FCOS
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from search import inner_minis
 from unified_onehead.augment import ViewDataset
 from unified_onehead.backbone import build_backbone
 from unified_onehead.boxes import clip_xyxy
 from unified_onehead.cli import run_config
-from unified_onehead.compare import assign_folds, forward_macs, scores_of, take_evidence
+from unified_onehead.compare import forward_macs, scores_of, take_evidence
 from unified_onehead.config import METRICS, TASKS, InputError, replace_fields, seed_everything
 from unified_onehead.data import MiniDataset, collate
 from unified_onehead.grid import Detections
@@ -250,10 +251,7 @@ RUNNERS = {f"specialist_{t}": lambda cfg, minis, say=print, task=t: run_speciali
 
 def inner_split(minis, task: str, cfg) -> dict:
     "A sixth of the training images, dealt by class, in the place of val; the real val is not in it."
-    train_records = minis.records[task]["train"]
-    record = TASK_TYPES[task](minis.classes[task], cfg)
-    dealt = assign_folds([record.class_set(r) for r in train_records], 6)
-    return {"train": [r for r, k in zip(train_records, dealt) if k], "val": [r for r, k in zip(train_records, dealt) if not k]}
+    return inner_minis(minis, task, 0, cfg, folds=6).records[task]
 
 
 def search(task: str, cfg, say=print) -> None:
