@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: "list[str] | None" = None) -> int:
-    args = parser().parse_args(argv)
+    args = parser().parse_intermixed_args(argv)  # cells before the options, settings after them
     names, settings = ([w for w in args.words if ("=" in w) == has] for has in (False, True))
     try:
         seeds = [int(s) for s in args.seeds.split(",")]
