@@ -4,7 +4,9 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from conftest import ROOT
+from torchvision.models import mobilenet_v2
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -12,7 +14,7 @@ import tables  # noqa: E402
 
 from unified_onehead import compare  # noqa: E402
 from unified_onehead.cli import main  # noqa: E402
-from unified_onehead.compare import Cell, read_cells, rows_of, run_cell, run_cells  # noqa: E402
+from unified_onehead.compare import Cell, read_cell, read_cells, rows_of, run_cell, run_cells  # noqa: E402
 from unified_onehead.config import InputError, preset, replace_fields  # noqa: E402
 from unified_onehead.data import Minis, Record  # noqa: E402
 from unified_onehead.synthetic import make_synthetic  # noqa: E402
@@ -123,6 +125,25 @@ def test_fields_of_a_cell(cfg, tmp_path):
     assert cell["metrics"] == {"mIoU": None, "mIoU_foreground": None, "AP": None, "AP50": None, "Top1": 0.8}
     assert cell["bootstrap"]["resamples"] == 1000 and cell["per_class"]["cls"]["x"] == {"value": 0.8, "count": 10}
     assert str(tmp_path.parent) not in path.read_text() and cfg.data.root not in path.read_text()
+
+
+def test_cells_that_share_views_score_the_same(cfg, tmp_path):
+    "The trunk runs once for both cells; the second finds every view and reports it."
+    torch.manual_seed(0)
+    torch.save(mobilenet_v2().state_dict(), tmp_path / "start.pt")
+    cfg = replace_fields(cfg, backbone="mobilenet_v2", weights=str(tmp_path / "start.pt"), views=2)
+    alone = read_cell(run_cell(Cell("replay", cfg), tmp_path / "alone", lambda *_: None))
+    kept = {}
+    first, second = (read_cell(run_cell(Cell(s, cfg), tmp_path, lambda *_: None, store=compare.shared_views(cfg, kept)))
+                     for s in ("naive", "replay"))
+    assert second["matrix"] == alone["matrix"] and second["evidence"] == alone["evidence"]
+    views = sum(first["presentations"].values())
+    assert (alone["kept_views"], first["kept_views"], second["kept_views"]) == (0, 0, views), "one epoch: one view an image"
+    assert compare.whole_minutes([first, second]) == f"{first['train_seconds']['total'] / 60:.1f}"
+    assert compare.whole_minutes([second]) == "-"
+    store = compare.shared_views(cfg, kept)
+    assert compare.shared_views(replace_fields(cfg, lr=1e-3), kept) is store and len(store) >= views
+    assert compare.shared_views(replace_fields(cfg, seed=1), kept) == {} and len(kept) == 1, "another seed sees other views"
 
 
 def test_an_interrupted_cell_does_not_count(cfg, tmp_path):

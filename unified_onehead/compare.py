@@ -7,13 +7,13 @@ __all__ = ['SYSTEMS', 'SCORES', 'SPOKEN', 'FOLDS', 'NOTES', 'GRID', 'READ', 'RES
            'NOTES_ON_TABLES', 'Cell', 'assign_folds', 'fold_minis', 'image_name', 'SegmentationNotes',
            'ClassificationNotes', 'DetectionNotes', 'take_evidence', 'seg_scores', 'cls_scores', 'mean_known',
            'class_curve', 'det_scores', 'mean_classes', 'scores_of', 'resampled', 'interval', 'bootstrap', 'pool',
-           'make_learner', 'forward_macs', 'facts', 'run_sequence', 'run_single', 'shown_config', 'settled',
-           'differences', 'finished', 'read_cell', 'read_cells', 'code_digest', 'class_values', 'cell_record',
-           'cell_text', 'run_cell', 'run_cells', 'Row', 'rows_of', 'spread', 'mean_matrix', 'summary', 'five_percent',
-           'whole_minutes', 'behind', 'quality_table', 'interval_table', 'lead_table', 'sequences', 'transfer_table',
-           'forgetting_table', 'matrix_table', 'page_sections', 'render_page', 'plot_retention', 'plot_classes',
-           'plot_precision_recall', 'plot_confusion', 'image_quality', 'best_and_worst', 'comparison_cells',
-           'draw_cells', 'run_comparison']
+           'shared_views', 'make_learner', 'forward_macs', 'facts', 'run_sequence', 'run_single', 'shown_config',
+           'settled', 'differences', 'finished', 'read_cell', 'read_cells', 'code_digest', 'class_values',
+           'cell_record', 'cell_text', 'run_cell', 'run_cells', 'Row', 'rows_of', 'spread', 'mean_matrix', 'summary',
+           'five_percent', 'whole_minutes', 'behind', 'quality_table', 'interval_table', 'lead_table', 'sequences',
+           'transfer_table', 'forgetting_table', 'matrix_table', 'page_sections', 'render_page', 'plot_retention',
+           'plot_classes', 'plot_precision_recall', 'plot_confusion', 'image_quality', 'best_and_worst',
+           'comparison_cells', 'draw_cells', 'run_comparison']
 
 # %% ../nbs/19_compare.ipynb #41114f75
 import hashlib
@@ -332,11 +332,28 @@ def pool(evidences: list) -> dict:  # evidence of the union
     return union
 
 # %% ../nbs/19_compare.ipynb #ae797e16
-def make_learner(cfg: Config, minis: Minis, counts: "dict[str, dict]") -> "tuple[Learner, dict]":  # learner, weights
+def shared_views(
+    cfg: Config,
+    kept: dict,  # of earlier cells; only what fits this cell stays in it
+) -> dict:  # the store for `make_learner`
+    "The trunk outputs that cells of one start, precision and view seed have in common."
+    seed = cfg.run.seed if cfg.train.view_seed < 0 else cfg.train.view_seed
+    key = cfg.net.backbone, cfg.net.weights, cfg.net.frozen_blocks, cfg.train.precision, cfg.run.device, seed
+    for other in set(kept) - {key}:
+        del kept[other]
+    return kept.setdefault(key, {})
+
+
+def make_learner(
+    cfg: Config,
+    minis: Minis,
+    counts: "dict[str, dict]",  # filled: presentations and replayed, task -> images
+    store: "dict | None" = None,  # kept trunk outputs that several cells share, see `shared_views`
+) -> "tuple[Learner, dict]":  # learner, weights
     "A seeded network in a learner that counts what it shows: own images of the stage, and replayed ones."
     seed_everything(cfg.run.seed)
     net, weights = build_network(cfg, class_counts(minis.classes))
-    learner = Learner(net, make_tasks(minis.classes, cfg, net.stride), make_strategy(cfg), minis.records, cfg)
+    learner = Learner(net, make_tasks(minis.classes, cfg, net.stride), make_strategy(cfg), minis.records, cfg, store=store)
     plan = learner.plan
 
     def counted(names, generator):
@@ -375,10 +392,10 @@ def facts(learners: list, weights: dict, counts: dict, seconds: dict) -> dict:
             "device": device_name(learners[0].device)}
 
 
-def run_sequence(cfg: Config, minis: Minis, say=print, show=None) -> dict:
+def run_sequence(cfg: Config, minis: Minis, say=print, show=None, store: "dict | None" = None) -> dict:
     "A strategy: its stages on one network."
-    counts = {"presentations": {}, "replayed": {}}
-    learner, weights = make_learner(cfg, minis, counts)
+    counts = {"presentations": {}, "replayed": {}, "kept_views": len(store or {})}
+    learner, weights = make_learner(cfg, minis, counts, store)
     check_images(learner)
     state = {"matrix": {}, "seconds": {}, "stages": [], "memory": {}, "details": {}}
     with tempfile.TemporaryDirectory() as folder:
@@ -390,11 +407,11 @@ def run_sequence(cfg: Config, minis: Minis, say=print, show=None) -> dict:
     return {"matrix": state["matrix"], "evidence": evidence, **facts([learner], weights, counts, state["seconds"])}
 
 
-def run_single(cfg: Config, minis: Minis, say=print, show=None) -> dict:
+def run_single(cfg: Config, minis: Minis, say=print, show=None, store: "dict | None" = None) -> dict:
     "Three networks of ours, one a task."
-    counts, learners, evidence, seconds = {"presentations": {}, "replayed": {}}, [], {}, {}
+    counts, learners, evidence, seconds = {"presentations": {}, "replayed": {}, "kept_views": len(store or {})}, [], {}, {}
     for task in TASKS:
-        learner, weights = make_learner(replace_fields(cfg, strategy="naive"), minis, counts)
+        learner, weights = make_learner(replace_fields(cfg, strategy="naive"), minis, counts, store)
         learners.append(learner)
         seconds[task] = round(sum(row["seconds"] for row in fit_stage(learner, 0, (task,), [])), 2)
         evidence[task] = take_evidence(learner.net, learner.tasks[task], learner.val_sets[task], cfg, learner.device,
@@ -496,7 +513,8 @@ def cell_record(cell: Cell, made: dict) -> dict:  # what the file holds
     weights = made["weights"]
     return {"system": cell.system, "backbone": weights["backbone"], "weights": {k: weights[k] for k in ("name", "sha256")},
             "size": cfg.data.size, "seed": cfg.run.seed, "fold": cell.fold, "presentations": made["presentations"],
-            "replayed": made["replayed"], "metrics": metrics, "matrix": made["matrix"], "floors": made["floors"],
+            "replayed": made["replayed"], "kept_views": made.get("kept_views", 0), "metrics": metrics,
+            "matrix": made["matrix"], "floors": made["floors"],
             "bootstrap": bootstrap([evidence]), "per_class": class_values(evidence), "parameters": made["parameters"],
             "networks": made["networks"], "macs": made["macs"], "train_seconds": made["train_seconds"],
             "device": made["device"], "versions": {**versions(), **made.get("versions", {})}, "code": code_digest(),
@@ -517,7 +535,7 @@ def run_cell(
     say=print,
     runners: dict = RUNNERS,  # system -> runner
     pictures: bool = False,  # also keep the best and worst predictions as a figure
-    versions_of: "dict | None" = None,  # further versions to record
+    store: "dict | None" = None,  # trunk outputs that cells of ours share, see `shared_views`
 ) -> Path:  # the finished file
     "Run one cell, or find it finished."
     if cell.system not in runners:
@@ -535,7 +553,8 @@ def run_cell(
             plt.close(figure)
 
     started = time.perf_counter()
-    made = runners[cell.system](cfg, minis, lambda text: say(f"{cell.name}: {text}"), *([show] if pictures else []))
+    made = runners[cell.system](cfg, minis, lambda text: say(f"{cell.name}: {text}"), *([show] if pictures else []),
+                                **({} if store is None else {"store": store}))
     part = path.with_suffix(".json.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(cell_text(cell_record(cell, made)), encoding="utf-8")
@@ -644,8 +663,9 @@ def five_percent(
 
 # %% ../nbs/19_compare.ipynb #f36cc617
 def whole_minutes(cells: list) -> str:
-    "Mean training time."
-    return f"{sum(c['train_seconds']['total'] for c in cells) / len(cells) / 60:.1f}"
+    "Mean training time of the cells that ran their own trunk; `-` where all found its outputs in memory."
+    whole = [c["train_seconds"]["total"] for c in cells if not c.get("kept_views")]
+    return f"{sum(whole) / len(whole) / 60:.1f}" if whole else "-"
 
 
 def behind(row: Row) -> list:  # start weights, size, device
