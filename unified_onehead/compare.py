@@ -366,7 +366,7 @@ def make_learner(
     learner.plan = counted
     return learner, weights
 
-
+# %% ../nbs/19_compare.ipynb #e4b6806e
 @torch.no_grad()
 def forward_macs(net, size: int) -> int:
     "Multiply-accumulates of all convolutions and linear maps in one forward pass of one image, any network."
