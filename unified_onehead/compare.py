@@ -22,6 +22,7 @@ import math
 import os
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from copy import copy
 from dataclasses import dataclass, fields, replace
@@ -605,7 +606,7 @@ class Row:
         return sum(known) / len(known) if known else None
 
 # %% ../nbs/19_compare.ipynb #0f6a6d51
-def rows_of(cells: list, folds: bool = False) -> "list[Row]":  # in the order of SYSTEMS, further systems after
+def rows_of(cells: list, folds: bool = False) -> "list[Row]":  # the start with most cells first; in it the order of SYSTEMS
     "Group cells; with `folds`, those of complete cross-validations, pooled."
     groups = {}
     for c in cells:
@@ -613,8 +614,9 @@ def rows_of(cells: list, folds: bool = False) -> "list[Row]":  # in the order of
             key = c["backbone"], c["weights"]["name"], c["size"], c["system"]
             groups.setdefault(key, {}).setdefault(c["seed"], []).append(c)
     rank = {name: k for k, name in enumerate(SYSTEMS)}
+    starts = Counter((c["weights"]["name"], c["size"]) for c in cells)
     rows = []
-    for key in sorted(groups, key=lambda k: (k[1], k[2], rank.get(k[3], len(rank)), k[3])):
+    for key in sorted(groups, key=lambda k: (-starts[k[1:3]], k[1], k[2], rank.get(k[3], len(rank)), k[3])):
         seeds = {s: sorted(cs, key=lambda c: c["fold"] or 0) for s, cs in sorted(groups[key].items())}
         if folds:
             seeds = {s: cs for s, cs in seeds.items() if [c["fold"] for c in cs] == list(range(FOLDS))}
