@@ -166,9 +166,12 @@ def specialist_loss(task: str, net: nn.Module, batch) -> torch.Tensor:
 def reader(task: str, classes: list, cfg):
     "Our task record with a way to read this specialist's output; metric and way back to the original image are ours."
     class Reader(TASK_TYPES[task]):
+        def logits(self, output, i, sample, size):  # segmentation; what it answers follows from them as for our network
+            return restore_map(output[i], sample, size)
+
         def predict(self, output, i, sample, size):
             if task == "seg":
-                return restore_map(output[i], sample, size).argmax(0).to(torch.uint8)
+                return super().predict(output, i, sample, size)
             if task == "cls":
                 return output[i].softmax(0)
             found = output[i]

@@ -8,13 +8,14 @@ import hashlib
 import sys
 from pathlib import Path
 
-from unified_onehead.compare import behind, read_cells, render_page, rows_of, spread, whole_minutes
+from unified_onehead.compare import SCORES, SPOKEN, behind, read_cells, render_page, rows_of, spread, whole_minutes
+from unified_onehead.config import TASKS
 from unified_onehead.report import markdown_table, write_atomic
 
 HERE = Path(__file__).resolve().parent
 CELLS = HERE / "results" / "quality"
 README = HERE / "README.md"
-SPECIALISTS = {"specialist_seg": ("mIoU", "mIoU_foreground"), "specialist_det": ("AP", "AP50"), "specialist_cls": ("Top1",)}
+SPECIALISTS = {f"specialist_{task}": tuple(s for s in SCORES if SPOKEN[s] == task) for task in TASKS}
 OURS = "progressive_kd"
 
 HEAD = """<!-- Written by benchmarks/tables.py from the cells in benchmarks/results/quality: run it again, edit nothing here. -->
@@ -51,8 +52,7 @@ def digest(folder: Path = CELLS) -> str:
 
 def trio_table(cells: list, folds: bool = False) -> str:
     "Our one network beside the three specialists of the same start weights, with what all three cost together; '' without."
-    lines = [["system", "mIoU", "mIoU_foreground", "AP", "AP50", "Top1", "parameters", "GMAC an image", "training, min",
-              "start weights", "size", "device"]]
+    lines = [["system", *SCORES, "parameters", "GMAC an image", "training, min", "start weights", "size", "device"]]
     rows = rows_of(cells, folds)
     for ours in (r for r in rows if r.system == OURS):
         trio = [r for r in rows if r.system in SPECIALISTS and (r.weights, r.size) == (ours.weights, ours.size)]
@@ -61,10 +61,10 @@ def trio_table(cells: list, folds: bool = False) -> str:
         scores = {s: spread([v.get(s) for v in row.values]) for row in trio for s in SPECIALISTS[row.system]}
         mine = {s: spread([v.get(s) for v in ours.values]) for s in scores}
         for name, found, group in ((f"{OURS}, one network", mine, [ours]), ("three specialists together", scores, trio)):
-            first = [row.cells[0] for row in group]
-            lines.append([name, *(found[s] for s in lines[0][1:6]), f"{sum(c['parameters'] for c in first):,}",
+            first, minutes = [row.cells[0] for row in group], [whole_minutes(row.cells) for row in group]
+            lines.append([name, *(found[s] for s in SCORES), f"{sum(c['parameters'] for c in first):,}",
                           f"{sum(c['macs'] for c in first) / 1e9:.2f}",
-                          f"{sum(float(whole_minutes(row.cells)) for row in group):.1f}", *behind(ours)])
+                          "-" if "-" in minutes else f"{sum(map(float, minutes)):.1f}", *behind(ours)])
     return markdown_table(lines) if len(lines) > 1 else ""
 
 

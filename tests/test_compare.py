@@ -122,7 +122,7 @@ def test_fields_of_a_cell(cfg, tmp_path):
     wanted = {"system", "backbone", "weights", "size", "seed", "fold", "presentations", "metrics", "matrix", "parameters",
               "train_seconds", "device", "versions", "date", "bootstrap", "config", "per_class"}
     assert wanted <= set(cell) and set(cell["weights"]) == {"name", "sha256"}
-    assert cell["metrics"] == {"mIoU": None, "mIoU_foreground": None, "AP": None, "AP50": None, "Top1": 0.8}
+    assert cell["metrics"] == {"mIoU": None, "mIoU_foreground": None, "mIoU_objects": None, "AP": None, "AP50": None, "Top1": 0.8}
     assert cell["bootstrap"]["resamples"] == 1000 and cell["per_class"]["cls"]["x"] == {"value": 0.8, "count": 10}
     assert str(tmp_path.parent) not in path.read_text() and cfg.data.root not in path.read_text()
 
@@ -185,7 +185,7 @@ def test_three_specialists_beside_our_network(cfg, tmp_path):
     for system in ("progressive_kd", "specialist_seg", "specialist_det", "specialist_cls"):
         run_cell(Cell(system, cfg), tmp_path, lambda *_: None, {system: runner(made(9), [])})
     table = tables.trio_table(read_cells(tmp_path))
-    assert "| three specialists together | - | - | - | - | 0.9000 (1) | 3,000,000 | 6.00 | 4.5 |" in table
+    assert "| three specialists together | - | - | - | - | - | 0.9000 (1) | 3,000,000 | 6.00 | 4.5 |" in table
 
 
 def test_pooling_needs_all_folds(cfg):

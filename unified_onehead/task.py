@@ -63,9 +63,13 @@ class SegmentationTask(Task):
     def parts(self, output, batch, index):
         return segmentation_loss(output.segmentation, batch.masks[index])
 
+    def logits(self, output: UnifiedOutput, i: int, sample: Sample, size: int) -> torch.Tensor:  # C_seg x H x W
+        "Class logits of image i at its original size."
+        return restore_map(output.segmentation[i], sample, size)
+
     def predict(self, output: UnifiedOutput, i: int, sample: Sample, size: int) -> torch.Tensor:  # uint8 H x W
         "Class ids of image i at its original size."
-        return restore_map(output.segmentation[i], sample, size).argmax(0).to(torch.uint8)
+        return self.logits(output, i, sample, size).argmax(0).to(torch.uint8)
 
     def metric(self, records: list) -> SegmentationMetric:
         return SegmentationMetric(len(self.classes), self.classes)
