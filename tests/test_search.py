@@ -2,12 +2,14 @@
 import json
 import sys
 
+import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import search  # noqa: E402
 
+from unified_onehead.compare import shown_config  # noqa: E402
 from unified_onehead.config import preset, replace_fields  # noqa: E402
 from unified_onehead.sources import read_minis  # noqa: E402
 from unified_onehead.synthetic import make_synthetic  # noqa: E402
@@ -36,3 +38,25 @@ def test_refusals_before_any_training(tmp_path, monkeypatch, capsys):
     search.SEARCH.write_text(json.dumps(row) + "\n")
     assert search.main([*command, "--folds", "0", "lr=0.1"]) == 2
     assert "A, fold 0: stands for other settings in search.jsonl" in capsys.readouterr().err
+
+
+def test_four_folds_are_pooled_and_an_interruption_keeps_finished_ones(tmp_path, monkeypatch):
+    root = make_synthetic(tmp_path / "minis", 0, 12, 6, 32)
+    monkeypatch.setattr(search, "SEARCH", tmp_path / "search.jsonl")
+    command = ["--task", "cls", "--data-root", str(root), "--weights", "none", "--preset", "smoke"]
+
+    def trial(name, task, cfg, fold, settings, note, store):
+        if name == "B" and fold == 2:
+            raise KeyboardInterrupt
+        seen = [[0, 0]] * (fold + 1) + [[0, 1]] * (9 - fold)  # 1, 2, 3 and 4 of ten are right
+        row = {"name": name, "task": task, "fold": fold, "seed": cfg.run.seed, "weights": "none", "config": shown_config(cfg)}
+        evidence = {"images": [f"{fold}-{i}" for i in range(10)], "classes": ["x", "y"], "seen": seen}
+        return {**row, "scores": {}, "held_out": {}, "seconds": 0}, {task: evidence}
+
+    monkeypatch.setattr(search, "trial", trial)
+    assert search.main(["A", *command]) == 0
+    with pytest.raises(KeyboardInterrupt):
+        search.main(["B", *command])
+    rows = [json.loads(line) for line in search.SEARCH.read_text().splitlines()]
+    assert [(r["name"], r["fold"]) for r in rows] == [("A", 0), ("A", 1), ("A", 2), ("A", 3), ("B", 0), ("B", 1)]
+    assert all(r["pooled"] == {"Top1": 0.25} for r in rows[:4]) and not any("pooled" in r for r in rows[4:])

@@ -60,7 +60,7 @@ class NetConfig:
     weights: str = "none"  # imagenet | none | path of a state dict
     weights_sha256: str = ""  # expected sha256 of the weights file; empty: only recorded
     frozen_blocks: int = -1  # leading MBConv blocks that never train when pretrained (8 or more); -1: the whole backbone
-    width: int = 256  # channels of the fused map and the head; cost grows with its square
+    width: int = 288  # channels of the fused map and the head; cost grows with its square
     fused_stride: int = 16  # pixels a cell of the fused map: 8 or 16; outputs have stride 8 either way
 
 # %% ../nbs/00_config.ipynb #7ce5122e

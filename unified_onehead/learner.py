@@ -332,7 +332,7 @@ def evaluate_seen(learner: Learner, names: "list[str]") -> "tuple[dict, dict]": 
     return scores, details
 
 # %% ../nbs/15_learner.ipynb #7a78a1f3
-FORMAT = "unified_onehead 1"
+FORMAT = "unified_onehead 2"  # 2: the head's hidden layers are residual
 
 
 def save_model(

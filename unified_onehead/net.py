@@ -154,7 +154,7 @@ class TaskAdaptiveProcessor(nn.Module):
         "Fused map to all outputs."
         *hidden, output = self.layers
         for layer in hidden:
-            x = layer(x)
+            x = x + layer(x)
         return output(x)
 
 # %% ../nbs/08_net.ipynb #1cc7630a
@@ -165,7 +165,7 @@ class OneHead(nn.Module):
         self,
         backbone: Backbone,  # with declared strides and channels
         counts: dict,  # task -> number of classes
-        width: int = 256,  # channels of neck and head
+        width: int = 288,  # channels of neck and head
         stride: int = 16,  # of the fused map, pixels a cell: 8 or 16
     ):
         super().__init__()
