@@ -372,8 +372,8 @@ def diagram(
   -> {backbone}, strides 8, 16, 32 ({frozen})
   -> DynamicFeatureFusion     {width} x {cell} x {cell}   one FPN layer, learned weights fuse the strides
   -> TaskAdaptiveProcessor    the head: {facts.get('head_layers', 3)} layers, one branch
-       1  separable 3x3 conv  {width} x {cell} x {cell}
-       2  TaskAwarenessLayer  {width} x {cell} x {cell}   separable 5x5 conv, modulated by the features themselves
+       1  separable 3x3 conv  {width} x {cell} x {cell}   added to what it reads
+       2  TaskAwarenessLayer  {width} x {cell} x {cell}   separable 5x5 conv, modulated by the features themselves, added likewise
        3  UnifiedOutputLayer  one 1x1 conv emits every output
   -> detection                (4 + 1 + {det}) x {fine} x {fine}
      segmentation             {seg} x {fine} x {fine}
