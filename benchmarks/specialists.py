@@ -7,7 +7,8 @@
 What is the same for them and for our network: backbone class and start weights, input side, letterbox, augmentation, images
 in a step, presentations of each image, val images and metrics (coordinates go back to the original image by the same code).
 What is a specialist's own: decoder, losses, optimiser settings, how much of the backbone trains, and fresh views in every epoch
-where ours may reuse some.
+where ours may reuse some. The libraries' networks are as they come, but for one number: FCOS's box branch starts at a distance
+of one cell, because started at zero it died with one of three seeds (those cells: benchmarks/results/first_box/).
 
     python benchmarks/specialists.py --data-root D --weights W [--tasks seg,det,cls] [--preset cpu] [key=value ...]
 
@@ -53,7 +54,7 @@ from unified_onehead.task import TASK_TYPES, restore_map
 
 RECIPES = {
     "seg": dict(decoder="DeepLabV3Plus", lr=1e-3, backbone_lr=0.1, frozen_blocks=8, weight_decay=1e-2, ema=0.99),
-    "det": dict(width=128, lr=1e-3, backbone_lr=0.1, frozen_blocks=8, weight_decay=1e-2, ema=0.99),
+    "det": dict(width=128, lr=1e-3, backbone_lr=0.1, frozen_blocks=8, weight_decay=1e-2, ema=0.99, first_box=1.0),
     "cls": dict(dropout=0.2, lr=2e-3, backbone_lr=0.1, frozen_blocks=8, weight_decay=1e-2, ema=0.99),
 }
 CANDIDATES = {
@@ -123,6 +124,9 @@ class Detector(nn.Module):
         super().__init__()
         self.fcos = FCOS(Pyramid(backbone, recipe["width"]), classes, min_size=size, max_size=size, image_mean=[0.0] * 3,
                          image_std=[1.0] * 3, score_thresh=0.02, nms_thresh=0.6, detections_per_img=100, topk_candidates=500)
+        # torchvision ends the box branch with a ReLU and starts it at zero: a side whose output falls below zero on every cell
+        # has no gradient and stays shut. A first distance of one cell keeps all four open.
+        nn.init.constant_(self.fcos.head.regression_head.bbox_reg.bias, recipe["first_box"])
 
     def forward(self, images, targets=None):
         return self.fcos(list(images), targets)
