@@ -39,7 +39,12 @@ def state(cell: Cell, out: Path) -> str:
     path = out / f"{cell.name}.json"
     if not path.is_file():
         return "missing"
-    changed = differences(read_cell(path), settled(cell))
+    saved = read_cell(path)
+    changed = differences(saved, settled(cell))
+    if cell.system in SPECIALISTS:
+        from specialists import RECIPES  # their libraries take seconds to import and are not in the package
+        old, new = saved["recipe"] or {}, RECIPES[cell.system.removeprefix("specialist_")]
+        changed += [f"{k}: {old.get(k)} in the file's recipe, {v} now" for k, v in new.items() if old.get(k) != v]
     return f"stale ({'; '.join(changed)})" if changed else "finished"
 
 
@@ -83,10 +88,13 @@ def main(argv: "list[str] | None" = None) -> int:
             raise InputError("no cell: name some, or write --plan or --all.")
         kept = {}
         for cell in cells if args.all else chosen(cells, names):
-            if args.redo and state(cell, out).startswith("stale"):
-                (out / f"{cell.name}.json").unlink()
+            path, word = out / f"{cell.name}.json", state(cell, out)
+            if word.startswith("stale") and not args.redo:
+                raise InputError(f"{path}: {word}. --redo makes it again, --out takes another folder.")
+            if word.startswith("stale"):
+                path.unlink()
             runners, store = RUNNERS, shared_views(cell.cfg, kept) if args.keep_views else None
-            if cell.system in SPECIALISTS:  # their libraries take seconds to import and are not in the package
+            if cell.system in SPECIALISTS:
                 import specialists
                 runners, store = specialists.RUNNERS, None
             run_cell(cell, out, lambda text: print(text, flush=True), runners, store=store)
