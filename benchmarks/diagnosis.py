@@ -69,7 +69,8 @@ class PlainDetectionTask(DetectionTask):
 def no_normalisation(learner: Learner) -> None:
     "Detection's loss is averaged over all cells."
     task = learner.tasks["det"]
-    learner.tasks["det"] = PlainDetectionTask(task.classes, task.cfg, task.stride)
+    learner.tasks["det"] = plain = PlainDetectionTask(task.classes, task.cfg, task.stride)
+    plain.masks = task.masks
 
 
 @torch.no_grad()

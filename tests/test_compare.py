@@ -69,10 +69,16 @@ def test_both_readings_of_five_percent():
 
 
 def test_a_specialist_reads_none_of_our_settings(cfg):
-    changed = replace_fields(cfg, lr=1.0, width=64, kd=9.0, box=7.0, epochs_det=9)
+    changed = replace_fields(cfg, lr=1.0, width=64, kd=9.0, box=7.0, agreement=0.1, epochs_det=9)
     saved = {"config": compare.shown_config(cfg), "system": "specialist_det"}
     assert compare.differences(saved, changed) == ["epochs_det: 1 in the file, 9 asked for"], "how often an image is shown counts"
-    assert len(compare.differences({**saved, "system": "single"}, changed)) == 5
+    assert len(compare.differences({**saved, "system": "single"}, changed)) == 6
+
+
+def test_only_a_network_with_masks_asks_them(cfg):
+    systems = ("progressive_kd", "joint", "single", "specialist_det")
+    read = {system: compare.settled(Cell(system, cfg)).run.agreement for system in systems}
+    assert read == {"progressive_kd": 0.5, "joint": 0.5, "single": 0.0, "specialist_det": 0.0}
 
 
 def test_folds_are_disjoint_complete_and_even(cfg):

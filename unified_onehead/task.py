@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .boxes import clip_xyxy
 from .config import Config
 from .data import Batch, Record, Sample, read_mask
-from .grid import Detections, decode_detection
+from .grid import Detections, decode_detection, namesakes
 from .losses import classification_loss, detection_loss, segmentation_loss
 from .metrics import ClassificationMetric, DetectionMetric, SegmentationMetric
 from .net import UnifiedOutput
@@ -85,6 +85,7 @@ class DetectionTask(Task):
     "Object detection, COCO AP."
 
     name = "det"
+    masks: "list[str]" = ()  # class names of segmentation, where its masks have a say in the scores
 
     def parts(self, output, batch, index):
         picked = ([part[i] for i in index.tolist()] for part in (batch.boxes, batch.labels, batch.crowd))
@@ -92,7 +93,9 @@ class DetectionTask(Task):
 
     def predict(self, output: UnifiedOutput, i: int, sample: Sample, size: int) -> Detections:
         "Detections of image i in original pixels, clipped to the image."
-        found, = decode_detection(output.detection[i:i + 1], self.stride)
+        found, = decode_detection(
+            output.detection[i:i + 1], self.stride, masks=output.segmentation[i:i + 1] if self.masks else None,
+            same=namesakes(self.classes, self.masks), agreement=self.cfg.run.agreement)
         return found._replace(boxes=clip_xyxy(found.boxes / sample.scale, sample.original))
 
     def metric(self, records: list) -> DetectionMetric:
@@ -132,8 +135,10 @@ def make_tasks(
     cfg: Config,
     stride: int = 8,
 ) -> "dict[str, Task]":
-    "The three task records."
-    return {name: kind(classes[name], cfg, stride) for name, kind in TASK_TYPES.items()}
+    "The three task records; detection knows the names of segmentation's classes."
+    tasks = {name: kind(classes[name], cfg, stride) for name, kind in TASK_TYPES.items()}
+    tasks["det"].masks = list(classes["seg"])
+    return tasks
 
 
 def class_counts(classes: "dict[str, list]") -> "dict[str, int]":  # task -> number of classes
