@@ -1,9 +1,9 @@
-"""What the mask's opinion is worth in the score of a box: AP of trained networks with less and more of it.
+"""What the mask's opinion of a box is worth: AP of trained networks with and without it.
 
     python benchmarks/agreement.py MODEL [MODEL ...] --data-root D
 
 MODEL is a stage3.pt or model.pt of `unified-onehead run` (or of a strategy: strategy=...). Nothing is trained: the same network
-reads val once for each weight in WEIGHTS. The record is benchmarks/results/agreement/STRATEGY-START-SIZEpx-seedN.json;
+reads val once for each of READINGS. The record is benchmarks/results/agreement/STRATEGY-START-SIZEpx-seedN.json;
 the page of results shows the table.
 """
 import argparse
@@ -22,19 +22,20 @@ from unified_onehead.stages import versions
 from unified_onehead.task import make_tasks
 
 OUT = Path(__file__).resolve().parent / "results" / "agreement"
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the mask's opinion; 0 is detection alone, 1 the mask alone
+READINGS = {  # name -> weight of the mask in the score, how far boxes move to its outline
+    "boxes alone": (0.0, 0.0), "sides": (0.0, 1.0), "score": (0.5, 0.0), "score and sides": (0.5, 1.0)}
 
 
 def read_model(path: "str | Path", data_root: "str | Path", device: str = "auto") -> dict:  # the record
-    "Evaluate one saved network's boxes under each weight. Raises InputError for what is no model, or knows other classes."
+    "Evaluate one saved network's boxes under each reading. Raises InputError for what is no model, or knows other classes."
     where = pick_device(device)
     net, cfg, classes, _ = load_model(path, where)
     minis = read_minis(str(data_root), tasks=("det",), splits=("val",), classes=classes)
     val, readings = MiniDataset(minis.records["det"]["val"], 1 << 30), {}
-    for weight in WEIGHTS:
-        own = replace_fields(cfg, agreement=weight)
+    for name, (agreement, outline) in READINGS.items():
+        own = replace_fields(cfg, agreement=agreement, outline=outline)
         seen = {"det": take_evidence(net, make_tasks(classes, own, net.stride)["det"], val, own, where, minis.root)}
-        readings[str(weight)] = {**{k: round(v, 6) for k, v in scores_of(seen).items()}, "classes": class_values(seen)["det"]}
+        readings[name] = {**{k: round(v, 6) for k, v in scores_of(seen).items()}, "classes": class_values(seen)["det"]}
     return {"strategy": cfg.distill.strategy, "weights": Path(cfg.net.weights).name, "size": cfg.data.size, "seed": cfg.run.seed,
             "readings": readings, "device": device_name(where), "versions": versions(),
             "date": time.strftime("%Y-%m-%d", time.gmtime())}
@@ -57,7 +58,7 @@ def main(argv: "list[str] | None" = None) -> int:
             record = read_model(path, args.data_root, args.device)
             name = f"{record['strategy']}-{Path(record['weights']).stem}-{record['size']}px-seed{record['seed']}"
             write_atomic(Path(args.out) / f"{name}.json", json.dumps(record, indent=1) + "\n")
-            print(f"{name}: " + ", ".join(f"{w}: AP {r['AP']:.4f}, AP50 {r['AP50']:.4f}" for w, r in record["readings"].items()))
+            print(f"{name}: " + "; ".join(f"{n}: AP {r['AP']:.4f}, AP50 {r['AP50']:.4f}" for n, r in record["readings"].items()))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -28,10 +28,10 @@ def saved(tmp_path_factory):
 
 
 def test_classes_without_namesakes_do_not_change(saved):
-    "Synthetic things have no names in common with VOC's, so every weight reads the same."
+    "Synthetic things have no names in common with VOC's, so every reading is the same."
     record = agreement.read_model(saved[1] / "model.pt", saved[0], "cpu")
-    assert list(record["readings"]) == ["0.0", "0.25", "0.5", "0.75", "1.0"]
-    assert all(r == record["readings"]["0.0"] for r in record["readings"].values())
+    assert list(record["readings"]) == list(agreement.READINGS)
+    assert all(r == record["readings"]["boxes alone"] for r in record["readings"].values())
 
 
 def test_the_command_keeps_records_and_refuses_what_is_no_model(saved, capsys):

@@ -69,10 +69,10 @@ def test_both_readings_of_five_percent():
 
 
 def test_a_specialist_reads_none_of_our_settings(cfg):
-    changed = replace_fields(cfg, lr=1.0, width=64, kd=9.0, box=7.0, agreement=0.1, epochs_det=9)
+    changed = replace_fields(cfg, lr=1.0, width=64, kd=9.0, box=7.0, agreement=0.1, outline=0.0, epochs_det=9)
     saved = {"config": compare.shown_config(cfg), "system": "specialist_det"}
     assert compare.differences(saved, changed) == ["epochs_det: 1 in the file, 9 asked for"], "how often an image is shown counts"
-    assert len(compare.differences({**saved, "system": "single"}, changed)) == 6
+    assert len(compare.differences({**saved, "system": "single"}, changed)) == 7
 
 
 def test_only_a_network_with_masks_asks_them(cfg):

@@ -435,7 +435,7 @@ def run_single(cfg: Config, minis: Minis, say=print, show=None, store: "dict | N
     "Three networks of ours, one a task."
     counts, learners, evidence, seconds = {"presentations": {}, "replayed": {}, "kept_views": len(store or {})}, [], {}, {}
     for task in TASKS:
-        learner, weights = make_learner(replace_fields(cfg, strategy="naive", agreement=0.0), minis, counts, store)
+        learner, weights = make_learner(replace_fields(cfg, strategy="naive"), minis, counts, store)
         learners.append(learner)
         seconds[task] = round(sum(row["seconds"] for row in fit_stage(learner, 0, (task,), [])), 2)
         evidence[task] = take_evidence(learner.net, learner.tasks[task], learner.val_sets[task], cfg, learner.device,
@@ -451,7 +451,7 @@ RUNNERS = {name: run_sequence for name in STRATEGIES} | {"single": run_single}
 ELSEWHERE = ("root", "synthetic_dir", "weights", "device", "threads", "workers")  # of a machine, not of an experiment
 OURS_ALONE = (  # of our network and its recipe; a system from elsewhere reads none of them
     "width", "fused_stride", "frozen_blocks", "lr", "backbone_lr", "later_lr", "weight_decay", "ema", "views", "view_seed",
-    "agreement",
+    "agreement", "outline",
     *(f.name for part in (LossConfig, DistillConfig) for f in fields(part)))
 
 
@@ -465,7 +465,7 @@ def shown_config(cfg: Config) -> dict:
 
 def settled(cell: Cell) -> Config:
     "The cell's configuration as its system runs it; a network of one task has no mask to ask about its boxes."
-    own = {"strategy": cell.system} if cell.system in STRATEGIES else {"strategy": "naive", "agreement": 0.0}
+    own = {"strategy": cell.system} if cell.system in STRATEGIES else {"strategy": "naive", "agreement": 0.0, "outline": 0.0}
     return replace_fields(cell.cfg, single_task=False, **own)
 
 

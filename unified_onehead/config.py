@@ -119,6 +119,7 @@ class RunConfig:
     threads: int = 0  # CPU threads; 0 leaves torch's choice
     eval_batch: int = 10  # images in an evaluation step
     agreement: float = 0.5  # weight of the mask's opinion in the score of a box whose class both know; 0: none
+    outline: float = 1.0  # how far such a box moves to the mask's outline, as a share of their agreement; 0: not at all
     single_task: bool = False  # also train each task alone, for the strict reading of forgetting (doubles the time)
 
 
@@ -214,7 +215,8 @@ def check_config(cfg: Config) -> Config:  # the same configuration
     need(cfg.distill.temperature > 0, f"temperature={cfg.distill.temperature}: must be positive.")
     need(0 <= cfg.loss.smoothing < 1, f"smoothing={cfg.loss.smoothing}: must be in [0, 1).")
     need(cfg.run.eval_batch >= 1, f"eval_batch={cfg.run.eval_batch}: must be at least 1.")
-    need(0 <= cfg.run.agreement <= 1, f"agreement={cfg.run.agreement}: must be in [0, 1].")
+    for key, value in (("agreement", cfg.run.agreement), ("outline", cfg.run.outline)):
+        need(0 <= value <= 1, f"{key}={value}: must be in [0, 1].")
     for key, value in (("seed", cfg.run.seed), ("threads", cfg.run.threads), ("workers", cfg.data.workers),
                        ("views", cfg.train.views)):
         need(value >= 0, f"{key}={value}: must not be negative.")

@@ -176,7 +176,8 @@ def single_task_runs(cfg: Config, minis: Minis, log) -> "dict[str, float]":  # m
     for task in TASKS:
         seed_everything(cfg.run.seed)
         net, _ = build_network(cfg, class_counts(minis.classes))
-        tasks = make_tasks(minis.classes, replace_fields(cfg, agreement=0.0), net.stride)  # alone, there is no mask to ask
+        alone = replace_fields(cfg, agreement=0.0, outline=0.0)  # there is no mask to ask
+        tasks = make_tasks(minis.classes, alone, net.stride)
         learner = Learner(net, tasks, make_strategy(replace_fields(cfg, strategy="naive")), minis.records, cfg,
                           lambda row, task=task: log({**row, "single_task": task}))
         fit_stage(learner, 0, (task,), [])

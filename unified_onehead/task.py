@@ -95,7 +95,7 @@ class DetectionTask(Task):
         "Detections of image i in original pixels, clipped to the image."
         found, = decode_detection(
             output.detection[i:i + 1], self.stride, masks=output.segmentation[i:i + 1] if self.masks else None,
-            same=namesakes(self.classes, self.masks), agreement=self.cfg.run.agreement)
+            same=namesakes(self.classes, self.masks), agreement=self.cfg.run.agreement, outline=self.cfg.run.outline)
         return found._replace(boxes=clip_xyxy(found.boxes / sample.scale, sample.original))
 
     def metric(self, records: list) -> DetectionMetric:
