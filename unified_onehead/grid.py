@@ -196,7 +196,7 @@ def mask_outline(
     found = torch.cat([origin + low * side, origin + high * side], dim=1)
     return torch.where(seen.flatten(1).any(1)[:, None], found, boxes)
 
-
+# %% ../nbs/09_grid.ipynb #2a46ee27
 @torch.no_grad()
 def ask_mask(
     boxes: torch.Tensor,  # K x 4, x1 y1 x2 y2 in pixels
