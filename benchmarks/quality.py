@@ -41,8 +41,11 @@ def state(cell: Cell, out: Path) -> str:
         return "missing"
     saved = read_cell(path)
     changed = differences(saved, settled(cell))
-    if cell.system in SPECIALISTS:
-        from specialists import RECIPES  # their libraries take seconds to import and are not in the package
+    if cell.system in SPECIALISTS:  # their libraries take seconds to import and are not in the package
+        try:
+            from specialists import RECIPES
+        except ImportError as error:
+            raise InputError(f"{cell.name}: {error}. Install the extra: pip install -e .[bench]") from error
         old, new = saved["recipe"] or {}, RECIPES[cell.system.removeprefix("specialist_")]
         changed += [f"{k}: {old.get(k)} in the file's recipe, {v} now" for k, v in new.items() if old.get(k) != v]
     return f"stale ({'; '.join(changed)})" if changed else "finished"
@@ -86,13 +89,14 @@ def main(argv: "list[str] | None" = None) -> int:
             return 0
         if not names and not args.all:
             raise InputError("no cell: name some, or write --plan or --all.")
-        kept = {}
-        for cell in cells if args.all else chosen(cells, names):
-            path, word = out / f"{cell.name}.json", state(cell, out)
-            if word.startswith("stale") and not args.redo:
-                raise InputError(f"{path}: {word}. --redo makes it again, --out takes another folder.")
-            if word.startswith("stale"):
-                path.unlink()
+        kept, wanted = {}, cells if args.all else chosen(cells, names)
+        stale = {c.name: word for c in wanted if (word := state(c, out)).startswith("stale")}
+        for name, word in stale.items():  # asked before anything trains
+            if not args.redo:
+                raise InputError(f"{out / name}.json: {word}. --redo makes it again, --out takes another folder.")
+        for cell in wanted:
+            if cell.name in stale:
+                (out / f"{cell.name}.json").unlink()
             runners, store = RUNNERS, shared_views(cell.cfg, kept) if args.keep_views else None
             if cell.system in SPECIALISTS:
                 import specialists

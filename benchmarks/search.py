@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from unified_onehead.cli import run_config
-from unified_onehead.compare import Cell, assign_folds, make_learner, pool, scores_of, settled, shown_config, take_evidence
+from unified_onehead.compare import (
+    BEFORE, Cell, assign_folds, make_learner, pool, scores_of, settled, shown_config, take_evidence)
 from unified_onehead.config import TASKS, InputError
 from unified_onehead.data import collate, letterbox
 from unified_onehead.learner import device_name, fit_stage
@@ -72,6 +73,11 @@ def key(row: dict) -> str:
     return json.dumps([row["name"], row["task"], row["fold"], row["seed"], row["weights"]])
 
 
+def with_reading(config: dict) -> dict:
+    "A configuration with the settings that say how boxes are read; older lines read boxes alone and have none."
+    return {**config, "run": {**BEFORE, **config.get("run", {})}}
+
+
 def run_folds(args, cfg, folds: list, done: "list[dict]") -> None:
     "Run what is missing and append the lines; an interruption keeps those of finished folds."
     rows, evidences, store = [], [], {}
@@ -80,7 +86,7 @@ def run_folds(args, cfg, folds: list, done: "list[dict]") -> None:
             wanted = key({"name": args.name, "task": args.task, "fold": fold, "seed": cfg.run.seed,
                           "weights": Path(args.weights).name})
             there = [r["config"] for r in done if key(r) == wanted]
-            if any(config != shown_config(cfg) for config in there):
+            if any(with_reading(config) != with_reading(shown_config(cfg)) for config in there):
                 raise InputError(f"{args.name}, fold {fold}: stands for other settings in {SEARCH.name}. Take another name.")
             if there:
                 print(f"{args.name}, fold {fold}: done before")

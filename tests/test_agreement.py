@@ -2,6 +2,7 @@
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -9,29 +10,56 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import agreement  # noqa: E402
 
 from unified_onehead.config import InputError, preset, replace_fields  # noqa: E402
-from unified_onehead.learner import save_model  # noqa: E402
+from unified_onehead.data import MiniDataset, collate, letterbox  # noqa: E402
+from unified_onehead.learner import load_model, save_model  # noqa: E402
 from unified_onehead.net import build_network  # noqa: E402
 from unified_onehead.sources import read_minis  # noqa: E402
 from unified_onehead.synthetic import make_synthetic  # noqa: E402
-from unified_onehead.task import class_counts  # noqa: E402
+from unified_onehead.task import class_counts, make_tasks  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    "A data root and an untrained model."
+    "A data root, and an untrained model that sees boxes everywhere."
     folder = tmp_path_factory.mktemp("agreement")
     root = make_synthetic(folder / "minis", 0, 4, 4, 32)
     cfg = replace_fields(preset("smoke"), root=str(root), device="cpu", threads=1)
     classes = read_minis(str(root)).classes
-    save_model(folder / "model.pt", build_network(cfg, class_counts(classes))[0], cfg, classes)
+    net, _ = build_network(cfg, class_counts(classes))
+    layer = net.head.layers[-1]
+    with torch.no_grad():
+        layer.conv.bias[4 * layer.fine**2:5 * layer.fine**2] = 2.0
+    save_model(folder / "model.pt", net, cfg, classes)
     return root, folder
 
 
-def test_classes_without_namesakes_do_not_change(saved):
-    "Synthetic things have no names in common with VOC's, so every reading is the same."
+def found(saved, monkeypatch, names):
+    "Detections of a saved model's first val image without and with the mask, whose classes have these names."
+    net, cfg, classes, _ = load_model(saved[1] / "model.pt")
+    monkeypatch.setitem(classes, "seg", [*names, *classes["seg"][len(names):]])
+    data = MiniDataset(read_minis(str(saved[0])).records["det"]["val"], 1 << 30)
+    sample = letterbox(data.sample(0), cfg.data.size)
+    output = net(collate([sample]).images)
+    both = []
+    for fields in ({"agreement": 0.0, "outline": 0.0}, {}):
+        task = make_tasks(classes, replace_fields(cfg, **fields), net.stride)["det"]
+        both.append(task.predict(output, 0, sample, cfg.data.size))
+    return both
+
+
+def test_only_namesakes_are_asked_about(saved, monkeypatch):
+    "Synthetic things share no name with VOC's classes, so nothing changes; one shared name, and its boxes do."
+    alone, asked = found(saved, monkeypatch, ["background"])
+    assert len(alone.scores) > 20 and torch.equal(alone.scores, asked.scores) and torch.equal(alone.boxes, asked.boxes)
+    classes = read_minis(str(saved[0])).classes["det"]
+    alone, asked = found(saved, monkeypatch, ["background", *classes])
+    assert len(alone.scores) > 20 and asked.scores.max() < 0.7 * alone.scores.max(), "a mask that knows nothing doubts them all"
+
+
+def test_every_reading_is_recorded(saved):
     record = agreement.read_model(saved[1] / "model.pt", saved[0], "cpu")
     assert list(record["readings"]) == list(agreement.READINGS)
-    assert all(r == record["readings"]["boxes alone"] for r in record["readings"].values())
+    assert all(set(r) == {"AP", "AP50", "classes"} for r in record["readings"].values())
 
 
 def test_the_command_keeps_records_and_refuses_what_is_no_model(saved, capsys):

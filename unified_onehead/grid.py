@@ -12,7 +12,7 @@ __all__ = ['LOG_RANGE', 'SYNONYMS', 'WINDOW', 'NEAR', 'LEAST_AGREEMENT', 'grid_p
 from typing import NamedTuple
 
 import torch
-
+from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from .boxes import batched_nms_xyxy, clip_xyxy, ltrb_to_xyxy, xyxy_to_cxcywh
@@ -139,10 +139,13 @@ def namesakes(
     det: list,  # class names of detection
     seg: list,  # class names of segmentation
 ) -> "list[int]":  # for each class of detection the one of segmentation that means the same, -1 where there is none
-    "Match names without regard to case and spaces, and across COCO's and VOC's words."
-    at = {name.lower().replace(" ", ""): i for i, name in enumerate(seg)}
-    plain = [name.lower().replace(" ", "") for name in det]
-    return [at.get(SYNONYMS.get(name, name), -1) for name in plain]
+    "Match names without regard to case, spaces and underscores, and across COCO's and VOC's words."
+    def plain(name):
+        name = name.lower().replace(" ", "").replace("_", "")
+        return SYNONYMS.get(name, name)
+
+    at = {plain(name): i for i, name in enumerate(seg)}
+    return [at.get(plain(name), -1) for name in det]
 
 
 def scale_boxes(
@@ -156,14 +159,15 @@ def scale_boxes(
 
 def look_at(
     probability: torch.Tensor,  # C_seg x h x w in 0..1
-    regions: torch.Tensor,  # K x 4 in pixels; what lies outside the map is 0
+    regions: torch.Tensor,  # K x 4, x1 y1 x2 y2 in pixels; what lies outside the map is 0
     channel: torch.Tensor,  # int64 K: which of the C_seg; -1 reads the first
     samples: int,  # a side
     stride: int,  # pixels a cell
-) -> torch.Tensor:  # K x samples x samples
+) -> torch.Tensor:  # K x samples x samples in 0..1
     "The probability of one class in each region, sampled evenly."
-    which = torch.cat([channel.clamp(min=0)[:, None].to(regions.dtype), regions], dim=1)
-    return roi_align(probability[:, None], which, samples, 1 / stride, sampling_ratio=1, aligned=True)[:, 0]
+    which = torch.cat([channel.clamp(min=0)[:, None].to(regions.dtype), regions + stride], dim=1)
+    framed = F.pad(probability[:, None], (1, 1, 1, 1))  # roi_align repeats the last cell before it gives 0
+    return roi_align(framed, which, samples, 1 / stride, sampling_ratio=1, aligned=True)[:, 0]
 
 # %% ../nbs/09_grid.ipynb #48ef8c0c
 def mask_agreement(
@@ -207,7 +211,7 @@ def ask_mask(
     agreement: float,  # weight of the mask in the score, 0..1
     outline: float,  # how far boxes move, as a share of the agreement
 ) -> "tuple[torch.Tensor, torch.Tensor]":  # boxes, scores
-    "Scores and sides after the second opinion. A box without a class to ask for stays as it is."
+    "Scores and sides after the second opinion, both float32. A box without a class to ask for stays as it is."
     probability, known = logits.float().softmax(0), channel >= 0
     inside = clip_xyxy(boxes, (logits.shape[-2] * stride, logits.shape[-1] * stride))
     opinion = mask_agreement(inside, channel, probability, stride)
@@ -220,16 +224,18 @@ def ask_mask(
 def decode_detection(
     detection: torch.Tensor,  # B x (5 + C_det) x h x w
     stride: int,
-    threshold: float = 0.02,  # lowest score kept
+    threshold: float = 0.02,  # lowest score kept, before the mask is asked
     iou: float = 0.5,  # suppression threshold
     pre_nms: int = 500,  # candidates an image before suppression
     keep: int = 100,  # detections an image afterwards, COCO's limit
     masks: "torch.Tensor | None" = None,  # B x C_seg x h x w logits of the same pass; None: no second opinion
-    same: "list[int]" = (),  # the mask's class for each class of detection, see `namesakes`
+    same: "list[int]" = (),  # the mask's class for each class of detection or -1, see `namesakes`
     agreement: float = 0.5,  # weight of the mask's opinion in the score, 0..1
     outline: float = 1.0,  # how far boxes move to the mask's outline, as a share of the agreement
 ) -> list:  # B Detections
-    "Boxes, scores and labels of each image."
+    "Boxes in input pixels, scores and labels of each image. Raises ValueError when `same` does not name every class."
+    if masks is not None and len(same) != detection.shape[1] - 5:
+        raise ValueError(f"same: {len(same)} entries for {detection.shape[1] - 5} classes of detection")
     _, boxes, confidence, classes = split_detection(detection.float(), stride)
     scores, results = joint_scores(confidence, classes), []
     for i, (image_boxes, image_scores) in enumerate(zip(boxes, scores)):

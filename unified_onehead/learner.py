@@ -366,7 +366,8 @@ def load_model(
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise InputError(f"{path}: is not a {FORMAT} model; it may hold the weights of another network. "
                          "Evaluate a model.pt that `unified-onehead run` has written.")
-    cfg = from_dict(saved["config"])
+    alone = {"agreement": 0.0, "outline": 0.0}  # how boxes were read before these settings existed
+    cfg = from_dict({**saved["config"], "run": {**alone, **saved["config"]["run"]}})
     backbone = BACKBONES[saved["backbone"]]()
     if saved["frozen"]:
         freeze(backbone, -1 if saved["frozen"] == backbone.steps else saved["frozen"] - 1)

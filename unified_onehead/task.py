@@ -85,7 +85,7 @@ class DetectionTask(Task):
     "Object detection, COCO AP."
 
     name = "det"
-    masks: "list[str]" = ()  # class names of segmentation, where its masks have a say in the scores
+    masks: "tuple[str, ...]" = ()  # class names of segmentation, where its masks have a say in scores and sides
 
     def parts(self, output, batch, index):
         picked = ([part[i] for i in index.tolist()] for part in (batch.boxes, batch.labels, batch.crowd))
@@ -137,7 +137,7 @@ def make_tasks(
 ) -> "dict[str, Task]":
     "The three task records; detection knows the names of segmentation's classes."
     tasks = {name: kind(classes[name], cfg, stride) for name, kind in TASK_TYPES.items()}
-    tasks["det"].masks = list(classes["seg"])
+    tasks["det"].masks = tuple(classes["seg"])
     return tasks
 
 
