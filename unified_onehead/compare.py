@@ -691,9 +691,9 @@ def five_percent(
 
 # %% ../nbs/19_compare.ipynb #f36cc617
 def whole_minutes(cells: list) -> str:
-    "Mean training time of the cells that ran their own trunk; `-` where all found its outputs in memory."
+    "Training time of the fastest cell that ran its own trunk; `-` where all found its outputs in memory."
     whole = [c["train_seconds"]["total"] for c in cells if not c.get("kept_views")]
-    return f"{sum(whole) / len(whole) / 60:.1f}" if whole else "-"
+    return f"{min(whole) / 60:.1f}" if whole else "-"
 
 
 def behind(row: Row) -> list:  # start weights, size, device
@@ -794,7 +794,8 @@ sample's. mIoU counts the background as VOC does; mIoU_foreground leaves its IoU
 of objects alone, and the answer there is the best class but background, as for a network that never learned to say
 "background" ("-": the cell is older than this reading); AP and AP50 are COCO's. Boxes of a
 network that learned masks ask them (settings `agreement` and `outline` of its cell); all others stand alone. `single` is three
-networks of ours, one a task; its parameters, cost and time are those of all three together. Intervals are the middle 95 % over
+networks of ours, one a task; its parameters, cost and time are those of all three together. Training time
+is that of the fastest seed: what else a machine does only adds to it. Intervals are the middle 95 % over
 val images drawn with replacement, the same draw for all seeds and systems; they do not contain the spread over seeds. Their AP
 comes from pycocotools' matches of each image, weighted by how often the image was drawn."""
 
