@@ -20,7 +20,7 @@ from unified_onehead.stages import get_minis  # noqa: E402
 from unified_onehead.synthetic import make_synthetic  # noqa: E402
 
 TINY = ["size=64", "width=32", "views=1", "batch_size=4", "epochs_seg=2", "epochs_det=4", "epochs_cls=2", "replay=4",
-        "replay_batch=2", "own_channels=false", "threads=1", "eval_batch=6"]
+        "replay_batch=2", "own_channels=false", "threads=1", "eval_batch=6", "agreement=0", "outline=0"]
 
 
 @pytest.fixture(scope="module")
