@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from unified_onehead.backbone import match_backbone, read_state
 from unified_onehead.cli import run_config
 from unified_onehead.compare import code_digest, differences, shown_config
-from unified_onehead.config import METRICS, TASK_TITLES, TASKS, Config, InputError, replace_fields, seed_everything
+from unified_onehead.config import BOXES_ALONE, METRICS, TASK_TITLES, TASKS, Config, InputError, replace_fields, seed_everything
 from unified_onehead.grid import assign, grid_points, split_detection
 from unified_onehead.learner import Learner, device_name, evaluate_seen, fit_stage
 from unified_onehead.net import OneHead, build_network
@@ -39,7 +39,7 @@ from unified_onehead.task import DetectionTask, class_counts, make_tasks
 OUT = Path(__file__).resolve().parent / "results" / "diagnosis"
 COMMAND = "python benchmarks/diagnosis.py --data-root DATA --weights WEIGHTS threads=1"
 SHORT = {"size": 128, "views": 5, "epochs_seg": 15, "epochs_det": 15, "epochs_cls": 6, "own_channels": False,
-         "agreement": 0.0, "outline": 0.0}  # boxes alone: a mask would hide what a cause does to detection
+         **BOXES_ALONE}  # boxes alone: a mask would hide what a cause does to detection
 TOO_STRONG = 1000.0  # weight of distillation in the case `kd_too_strong`
 ORIGINAL = {"mIoU": 0.0165, "AP": 0.0, "Top1": 0.1333}  # what the original's author published
 

@@ -20,9 +20,8 @@ from pathlib import Path
 import torch
 
 from unified_onehead.cli import run_config
-from unified_onehead.compare import (
-    BEFORE, Cell, assign_folds, make_learner, pool, scores_of, settled, shown_config, take_evidence)
-from unified_onehead.config import TASKS, InputError
+from unified_onehead.compare import Cell, assign_folds, make_learner, pool, scores_of, settled, shown_config, take_evidence
+from unified_onehead.config import BOXES_ALONE, TASKS, InputError
 from unified_onehead.data import collate, letterbox
 from unified_onehead.learner import device_name, fit_stage
 from unified_onehead.stages import get_minis
@@ -75,7 +74,7 @@ def key(row: dict) -> str:
 
 def with_reading(config: dict) -> dict:
     "A configuration with the settings that say how boxes are read; older lines read boxes alone and have none."
-    return {**config, "run": {**BEFORE, **config.get("run", {})}}
+    return {**config, "run": {**BOXES_ALONE, **config.get("run", {})}}
 
 
 def run_folds(args, cfg, folds: list, done: "list[dict]") -> None:

@@ -237,7 +237,7 @@ def decode_detection(
     if masks is not None and len(same) != detection.shape[1] - 5:
         raise ValueError(f"same: {len(same)} entries for {detection.shape[1] - 5} classes of detection")
     _, boxes, confidence, classes = split_detection(detection.float(), stride)
-    scores, results = joint_scores(confidence, classes), []
+    scores, results, channels = joint_scores(confidence, classes), [], torch.tensor(same, device=detection.device)
     for i, (image_boxes, image_scores) in enumerate(zip(boxes, scores)):
         flat = image_scores.flatten()
         top = flat.topk(min(pre_nms, len(flat))).indices
@@ -245,8 +245,7 @@ def decode_detection(
         cell, label = top // image_scores.shape[1], top % image_scores.shape[1]
         found, score = image_boxes[cell], flat[top]
         if masks is not None and (agreement or outline):
-            channel = torch.tensor(same, device=label.device)[label]
-            found, score = ask_mask(found, score, channel, masks[i], stride, agreement, outline)
+            found, score = ask_mask(found, score, channels[label], masks[i], stride, agreement, outline)
         kept = batched_nms_xyxy(found, score, label, iou)[:keep]
         results.append(Detections(found[kept], score[kept], label[kept]))
     return results

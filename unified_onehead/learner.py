@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from .augment import LetterboxDataset, ViewDataset
 from .backbone import BACKBONES, folded_trunk, freeze, freeze_norm
-from .config import TASK_TITLES, Config, InputError, from_dict, seed_everything, to_dict
+from .config import BOXES_ALONE, TASK_TITLES, Config, InputError, from_dict, seed_everything, to_dict
 from .data import Batch, MiniDataset, collate
 from .strategies import Strategy
 from .losses import weighted_sum
@@ -366,8 +366,7 @@ def load_model(
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise InputError(f"{path}: is not a {FORMAT} model; it may hold the weights of another network. "
                          "Evaluate a model.pt that `unified-onehead run` has written.")
-    alone = {"agreement": 0.0, "outline": 0.0}  # how boxes were read before these settings existed
-    cfg = from_dict({**saved["config"], "run": {**alone, **saved["config"]["run"]}})
+    cfg = from_dict({**saved["config"], "run": {**BOXES_ALONE, **saved["config"]["run"]}})
     backbone = BACKBONES[saved["backbone"]]()
     if saved["frozen"]:
         freeze(backbone, -1 if saved["frozen"] == backbone.steps else saved["frozen"] - 1)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from .config import IGNORE, METRICS, TASKS, Config, InputError, replace_fields, seed_everything, to_dict
+from .config import (
+    BOXES_ALONE, IGNORE, METRICS, TASKS, Config, InputError, replace_fields, seed_everything, to_dict)
 from .data import Minis, letterbox, load_sample, normalise
 from .strategies import make_strategy
 from .learner import (
@@ -176,8 +177,7 @@ def single_task_runs(cfg: Config, minis: Minis, log) -> "dict[str, float]":  # m
     for task in TASKS:
         seed_everything(cfg.run.seed)
         net, _ = build_network(cfg, class_counts(minis.classes))
-        alone = replace_fields(cfg, agreement=0.0, outline=0.0)  # there is no mask to ask
-        tasks = make_tasks(minis.classes, alone, net.stride)
+        tasks = make_tasks(minis.classes, replace_fields(cfg, **BOXES_ALONE), net.stride)
         learner = Learner(net, tasks, make_strategy(replace_fields(cfg, strategy="naive")), minis.records, cfg,
                           lambda row, task=task: log({**row, "single_task": task}))
         fit_stage(learner, 0, (task,), [])
