@@ -21,7 +21,7 @@ import torch
 
 from unified_onehead.cli import run_config
 from unified_onehead.compare import Cell, assign_folds, make_learner, pool, scores_of, settled, shown_config, take_evidence
-from unified_onehead.config import BOXES_ALONE, TASKS, InputError
+from unified_onehead.config import BOXES_ALONE, TASKS, InputError, replace_fields
 from unified_onehead.data import collate, letterbox
 from unified_onehead.learner import device_name, fit_stage
 from unified_onehead.stages import get_minis
@@ -116,6 +116,7 @@ def main(argv: "list[str] | None" = None) -> int:
     args = parser.parse_intermixed_args(argv)
     try:
         cfg = settled(Cell("single", run_config(args.data_root, args.preset, args.settings, weights=args.weights)))
+        cfg = replace_fields(cfg, **BOXES_ALONE)  # a network of one task, and no other beside it
         done = [json.loads(line) for line in SEARCH.read_text().splitlines()] if SEARCH.exists() else []
         folds = args.folds.split(",")
         if not set(folds) <= set(map(str, range(FOLDS))):

@@ -62,6 +62,19 @@ def test_every_reading_is_recorded(saved):
     assert all(set(r) == {"AP", "AP50", "classes"} for r in record["readings"].values())
 
 
+def test_a_detector_alone_borrows_masks(saved, tmp_path):
+    "The record is of `single`; a segmenter of other classes is refused."
+    root, folder = saved
+    model = str(folder / "model.pt")
+    assert agreement.main([model, "--masks", model, "--data-root", str(root), "--device", "cpu", "--out", str(tmp_path)]) == 0
+    record, = agreement.read_records(tmp_path)
+    assert record["strategy"] == "single" and record["readings"] == agreement.read_model(model, root, "cpu")["readings"]
+    net, cfg, classes, _ = load_model(model)
+    save_model(tmp_path / "other.pt", net, cfg, {**classes, "seg": classes["seg"][::-1]})
+    with pytest.raises(InputError, match="other.pt: knows other classes"):
+        agreement.read_model(model, root, "cpu", str(tmp_path / "other.pt"))
+
+
 def test_the_command_keeps_records_and_refuses_what_is_no_model(saved, capsys):
     root, folder = saved
     words = ["--data-root", str(root), "--device", "cpu", "--out", str(folder / "out")]

@@ -39,7 +39,7 @@ from unified_onehead.config import (
     BOXES_ALONE, METRICS, TASK_TITLES, TASKS, Config, DistillConfig, InputError, LossConfig, replace_fields, seed_everything,
     to_dict)
 from .data import Minis
-from .learner import Learner, device_name, evaluate, fit_stage
+from .learner import BorrowedMasks, Learner, device_name, evaluate, fit_stage
 from .metrics import (
     ClassificationMetric, DetectionMetric, ScoreMatrix, SegmentationMetric, count_confusion, delta_p, score_drop)
 from .net import build_network
@@ -439,8 +439,8 @@ def run_single(cfg: Config, minis: Minis, say=print, show=None, store: "dict | N
         learner, weights = make_learner(replace_fields(cfg, strategy="naive"), minis, counts, store)
         learners.append(learner)
         seconds[task] = round(sum(row["seconds"] for row in fit_stage(learner, 0, (task,), [])), 2)
-        evidence[task] = take_evidence(learner.net, learner.tasks[task], learner.val_sets[task], cfg, learner.device,
-                                       minis.root)
+        net = BorrowedMasks(learner.net, learners[0].net) if task == "det" else learner.net  # learners[0] segments
+        evidence[task] = take_evidence(net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.root)
         say(f"{task} alone: {METRICS[task]} {scores_of(evidence)[METRICS[task]]:.4f}   ({seconds[task]:.0f} s)")
     matrix = {t: scores_of({t: evidence[t]}) for t in TASKS}
     return {"matrix": matrix, "evidence": evidence, **facts(learners, weights, counts, seconds)}
@@ -465,8 +465,8 @@ def shown_config(cfg: Config) -> dict:
 
 
 def settled(cell: Cell) -> Config:
-    "The cell's configuration as its system runs it; a network of one task has no mask to ask about its boxes."
-    own = {"strategy": cell.system} if cell.system in STRATEGIES else {"strategy": "naive", **BOXES_ALONE}
+    "The cell's configuration as its system runs it; a detector from elsewhere asks no mask."
+    own = {"strategy": cell.system if cell.system in STRATEGIES else "naive", **({} if cell.system in SYSTEMS else BOXES_ALONE)}
     return replace_fields(cell.cfg, single_task=False, **own)
 
 
@@ -792,9 +792,9 @@ def matrix_table(rows: "list[Row]") -> str:
 NOTES_ON_TABLES = """Scores are fractions. A figure is `mean ± standard deviation (number of seeds)`; the deviation is the
 sample's. mIoU counts the background as VOC does; mIoU_foreground leaves its IoU out of the mean; mIoU_objects looks at pixels
 of objects alone, and the answer there is the best class but background, as for a network that never learned to say
-"background" ("-": the cell is older than this reading); AP and AP50 are COCO's. Boxes of a
-network that learned masks ask them (settings `agreement` and `outline` of its cell); all others stand alone. `single` is three
-networks of ours, one a task; its parameters, cost and time are those of all three together. Training time
+"background" ("-": the cell is older than this reading); AP and AP50 are COCO's. Boxes of ours
+ask the mask (settings `agreement` and `outline` of the cell); a specialist's stand alone. `single` is three networks of ours, one
+a task, and its boxes ask the masks of its segmenter; its parameters, cost and time are those of all three together. Training time
 is that of the fastest seed: what else a machine does only adds to it. Intervals are the middle 95 % over
 val images drawn with replacement, the same draw for all seeds and systems; they do not contain the spread over seeds. Their AP
 comes from pycocotools' matches of each image, weighted by how often the image was drawn."""

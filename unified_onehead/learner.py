@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'pick_device', 'make_accelerator', 'device_name', 'epoch_steps', 'task_turns', 'Feed', 'from_memory',
            'parameter_groups', 'rate_factor', 'Learner', 'make_optimizer', 'make_feed', 'forget_views', 'fit_stage',
-           'fit_epoch', 'evaluate', 'evaluate_seen', 'save_model', 'load_model']
+           'fit_epoch', 'evaluate', 'BorrowedMasks', 'evaluate_seen', 'save_model', 'load_model']
 
 # %% ../nbs/15_learner.ipynb #d099d74a
 import math
@@ -318,6 +318,18 @@ def evaluate(
         for i, sample in enumerate(batch.samples):
             task.update(metric, task.predict(output, i, sample, size), sample.record)
     return metric
+
+
+class BorrowedMasks(torch.nn.Module):
+    "A network that answers with the masks of another, in two passes: a detector that learned alone has none of its own."
+
+    def __init__(self, net: OneHead, segmenter: OneHead):
+        super().__init__()
+        self.net, self.segmenter = net, segmenter
+
+    def forward(self, images: torch.Tensor) -> UnifiedOutput:
+        "All outputs of normalised images."
+        return self.net(images)._replace(segmentation=self.segmenter(images).segmentation)
 
 
 def evaluate_seen(learner: Learner, names: "list[str]") -> "tuple[dict, dict]":  # metric -> 0..1; task -> details

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 
 from .config import (
-    BOXES_ALONE, IGNORE, METRICS, TASKS, Config, InputError, replace_fields, seed_everything, to_dict)
+    IGNORE, METRICS, TASKS, Config, InputError, replace_fields, seed_everything, to_dict)
 from .data import Minis, letterbox, load_sample, normalise
 from .strategies import make_strategy
 from .learner import (
-    Learner, device_name, evaluate_seen, fit_stage, load_model, save_model)
+    BorrowedMasks, Learner, device_name, evaluate_seen, fit_stage, load_model, save_model)
 from .metrics import ScoreMatrix, trivial_floors
 from .net import OneHead, build_network, check_network, count_macs
 from .report import judge, verdict_table, write_report
@@ -172,15 +172,17 @@ def restore(
 
 # %% ../nbs/17_stages.ipynb #89a085be
 def single_task_runs(cfg: Config, minis: Minis, log) -> "dict[str, float]":  # metric -> value
-    "Train each task alone; their metrics."
-    scores = {}
+    "Train each task alone; their metrics. The detector's boxes ask the segmenter's masks."
+    scores, nets = {}, {}
     for task in TASKS:
         seed_everything(cfg.run.seed)
-        net, _ = build_network(cfg, class_counts(minis.classes))
-        tasks = make_tasks(minis.classes, replace_fields(cfg, **BOXES_ALONE), net.stride)
-        learner = Learner(net, tasks, make_strategy(replace_fields(cfg, strategy="naive")), minis.records, cfg,
+        nets[task], _ = build_network(cfg, class_counts(minis.classes))
+        tasks, strategy = make_tasks(minis.classes, cfg, nets[task].stride), make_strategy(replace_fields(cfg, strategy="naive"))
+        learner = Learner(nets[task], tasks, strategy, minis.records, cfg,
                           lambda row, task=task: log({**row, "single_task": task}))
         fit_stage(learner, 0, (task,), [])
+        if task == "det":
+            learner.net = BorrowedMasks(nets["det"], nets["seg"])
         scores.update(evaluate_seen(learner, [task])[0])
     return scores
 
