@@ -1,10 +1,10 @@
 """What the mask's opinion of a box is worth: AP of trained networks with and without it.
 
-    python benchmarks/agreement.py MODEL [MODEL ...] --data-root D [--masks SEGMENTER]
+    python benchmarks/agreement.py MODEL [MODEL ...] --data-root D
 
-MODEL is a stage3.pt or model.pt of `unified-onehead run` (or of a strategy: strategy=...). With --masks it is a detector that
-learned alone, and the masks are those of a second network, as in the system `single`. Nothing is trained: the same network
-reads val once for each of READINGS. The record is benchmarks/results/agreement/SYSTEM-START-SIZEpx-seedN.json;
+MODEL is a stage3.pt or model.pt of `unified-onehead run` (or of a strategy: strategy=...), or the folder of a `single` cell that
+benchmarks/quality.py --networks has kept: its detector then asks the masks of its segmenter. Nothing is trained: the same
+networks read val once for each of READINGS. The record is benchmarks/results/agreement/SYSTEM-START-SIZEpx-seedN.json;
 the page of results shows the table.
 """
 import argparse
@@ -13,30 +13,35 @@ import sys
 import time
 from pathlib import Path
 
-from unified_onehead.compare import class_values, scores_of, take_evidence
+from unified_onehead.compare import class_values, scores_of, spread, take_evidence
 from unified_onehead.config import InputError, replace_fields
 from unified_onehead.data import MiniDataset
 from unified_onehead.learner import BorrowedMasks, device_name, load_model, pick_device
-from unified_onehead.report import write_atomic
+from unified_onehead.report import markdown_table, write_atomic
 from unified_onehead.sources import read_minis
 from unified_onehead.stages import versions
 from unified_onehead.task import make_tasks
 
 OUT = Path(__file__).resolve().parent / "results" / "agreement"
-READINGS = {  # name -> weight of the mask in the score, how far boxes move to its outline
+READINGS = {  # name -> weight of the mask in the score, how far boxes move to its outline and part
     "boxes alone": (0.0, 0.0), "sides": (0.0, 1.0), "score": (0.5, 0.0), "score and sides": (0.5, 1.0)}
 
 
-def read_model(path: "str | Path", data_root: "str | Path", device: str = "auto", masks: "str | None" = None) -> dict:
-    "The record of one saved network under each reading. Raises InputError for what is no model, or knows other classes."
+def load_network(path: "str | Path", where) -> tuple:  # network, stride of its maps, system, configuration, class names
+    "A model, or the detector of a folder with the masks of its segmenter. Raises InputError for two that are not of one cell."
+    if not Path(path).is_dir():
+        net, cfg, classes, _ = load_model(path, where)
+        return net, net.stride, cfg.distill.strategy, cfg, classes
+    (net, cfg, classes, _), (segmenter, *theirs, _) = (load_model(Path(path) / f"{task}.pt", where) for task in ("det", "seg"))
+    if theirs != [cfg, classes]:
+        raise InputError(f"{path}: det.pt and seg.pt differ in settings or classes. Both must come from one cell.")
+    return BorrowedMasks(net, segmenter), net.stride, "single", cfg, classes
+
+
+def read_model(path: "str | Path", data_root: "str | Path", device: str = "auto") -> dict:  # the record
+    "Evaluate the boxes of one system under each reading. Raises InputError for what is no model, or knows other classes."
     where = pick_device(device)
-    net, cfg, classes, _ = load_model(path, where)
-    stride, system = net.stride, cfg.distill.strategy
-    if masks:
-        segmenter, _, theirs, _ = load_model(masks, where)
-        if theirs != classes:
-            raise InputError(f"{masks}: knows other classes than {path}. Both must have learned from the same minis.")
-        net, system = BorrowedMasks(net, segmenter), "single"
+    net, stride, system, cfg, classes = load_network(path, where)
     minis = read_minis(str(data_root), tasks=("det",), splits=("val",), classes=classes)
     val, readings = MiniDataset(minis.records["det"]["val"], 1 << 30), {}
     for name, (agreement, outline) in READINGS.items():
@@ -53,17 +58,30 @@ def read_records(folder: "str | Path" = OUT) -> "list[dict]":  # sorted by file 
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
 
 
+def readings_table(records: "list[dict]") -> str:  # '' without records
+    "AP and AP50 under each reading: a line a system and score, over its seeds."
+    groups, (alone, *_, both) = {}, READINGS
+    for r in records:
+        groups.setdefault((r["strategy"], r["weights"], f"{r['size']} px", r["device"]), []).append(r)
+    lines = [["system", "score", *READINGS, "both minus alone, seed by seed", "start weights", "size", "device"]]
+    for (system, *origin), found in groups.items():
+        for m in ("AP", "AP50"):
+            read = {name: [r["readings"][name][m] for r in found] for name in READINGS}
+            gain = ", ".join(f"{b - a:+.4f}" for a, b in zip(read[alone], read[both]))
+            lines.append([system, m, *map(spread, read.values()), gain, *origin])
+    return markdown_table(lines) if groups else ""
+
+
 def main(argv: "list[str] | None" = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--data-root", required=True, metavar="D", help="folder with the three minis")
-    parser.add_argument("--masks", metavar="SEGMENTER", help="a model of segmentation alone, when MODEL learned detection alone")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", default=str(OUT), help="default: benchmarks/results/agreement")
     args = parser.parse_args(argv)
     try:
         for path in args.models:
-            record = read_model(path, args.data_root, args.device, args.masks)
+            record = read_model(path, args.data_root, args.device)
             name = f"{record['strategy']}-{Path(record['weights']).stem}-{record['size']}px-seed{record['seed']}"
             write_atomic(Path(args.out) / f"{name}.json", json.dumps(record, indent=1) + "\n")
             print(f"{name}: " + "; ".join(f"{n}: AP {r['AP']:.4f}, AP50 {r['AP50']:.4f}" for n, r in record["readings"].items()))

@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--redo", action="store_true", help="make stale cells again")
     p.add_argument("--keep-views", action="store_true",
                    help="cells of ours with the same weights and seed share the trunk's outputs: about 6 GB, minutes less a cell")
+    p.add_argument("--networks", metavar="N", help="keep the networks of cells of ours in N/NAME, for benchmarks/agreement.py")
     p.add_argument("--seeds", default="0,1,2", help="default: %(default)s; folds take the first")
     p.add_argument("--preset", default="cpu", help="default: %(default)s")
     p.add_argument("--out", default=str(OUT), help="default: benchmarks/results/quality")
@@ -97,11 +98,12 @@ def main(argv: "list[str] | None" = None) -> int:
         for cell in wanted:
             if cell.name in stale:
                 (out / f"{cell.name}.json").unlink()
-            runners, store = RUNNERS, shared_views(cell.cfg, kept) if args.keep_views else None
+            store = shared_views(cell.cfg, kept) if args.keep_views else None
+            runners, ours = RUNNERS, {"store": store, "networks": args.networks}
             if cell.system in SPECIALISTS:
                 import specialists
-                runners, store = specialists.RUNNERS, None
-            run_cell(cell, out, lambda text: print(text, flush=True), runners, store=store)
+                runners, ours = specialists.RUNNERS, {}
+            run_cell(cell, out, lambda text: print(text, flush=True), runners, **ours)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

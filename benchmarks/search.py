@@ -21,7 +21,7 @@ import torch
 
 from unified_onehead.cli import run_config
 from unified_onehead.compare import Cell, assign_folds, make_learner, pool, scores_of, settled, shown_config, take_evidence
-from unified_onehead.config import BOXES_ALONE, TASKS, InputError, replace_fields
+from unified_onehead.config import BOXES_ALONE, TASKS, InputError
 from unified_onehead.data import collate, letterbox
 from unified_onehead.learner import device_name, fit_stage
 from unified_onehead.stages import get_minis
@@ -115,8 +115,8 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("--note", default="", help="why it was tried")
     args = parser.parse_intermixed_args(argv)
     try:
-        cfg = settled(Cell("single", run_config(args.data_root, args.preset, args.settings, weights=args.weights)))
-        cfg = replace_fields(cfg, **BOXES_ALONE)  # a network of one task, and no other beside it
+        settings = [*(f"{k}={v}" for k, v in BOXES_ALONE.items()), *args.settings]  # one task, so there is no mask to ask
+        cfg = settled(Cell("single", run_config(args.data_root, args.preset, settings, weights=args.weights)))
         done = [json.loads(line) for line in SEARCH.read_text().splitlines()] if SEARCH.exists() else []
         folds = args.folds.split(",")
         if not set(folds) <= set(map(str, range(FOLDS))):

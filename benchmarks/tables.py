@@ -8,14 +8,14 @@ import hashlib
 import sys
 from pathlib import Path
 
-from unified_onehead.compare import (
-    SCORES, SPOKEN, behind, forgetting_table, quality_table, read_cells, render_page, rows_of, spread, whole_minutes)
+from agreement import read_records, readings_table
+
+from unified_onehead.compare import SCORES, SPOKEN, behind, read_cells, render_page, rows_of, spread, whole_minutes
 from unified_onehead.config import TASKS
 from unified_onehead.report import markdown_table, write_atomic
 
 HERE = Path(__file__).resolve().parent
-CELLS = HERE / "results" / "quality"
-ALONE = HERE / "results" / "boxes_alone"
+CELLS, RECORDS = HERE / "results" / "quality", HERE / "results" / "agreement"
 README = HERE / "README.md"
 SPECIALISTS = {f"specialist_{task}": tuple(s for s in SCORES if SPOKEN[s] == task) for task in TASKS}
 OURS = "progressive_kd"
@@ -40,20 +40,18 @@ Any row again (`--plan` lists the names; the extra `bench` installs what the spe
 `results/runs/` holds the complete records of single runs (`benchmarks/collect.py`), `results/recipe-search.jsonl` what was tried
 for our recipe on splits of the training images (`benchmarks/search.py`), `results/diagnosis/` the suspected causes of the
 original's failure, one at a time (`benchmarks/diagnosis.py`), `results/agreement/` what boxes gain by asking the mask
-(`benchmarks/agreement.py`), `results/boxes_alone/` cells from before they asked. The specialists' recipes are starting points
-from common practice, not the outcome of a search.
+(`benchmarks/agreement.py`). The specialists' recipes are starting points from common practice, not the outcome of a search.
 """
 
 
-ALONE_SAYS = """The same and further strategies as they were read before boxes asked the mask: without it, and with suppression at
-IoU .6. Here no system has a help that another lacks, so this is where strategies are compared, and where AP of a sequence stands
-against AP of `single`."""
+READINGS_SAY = """The same trained networks with their boxes alone, and with the mask's opinion in their sides, in their scores,
+and in both, which is how the tables above read them. Nothing is trained in between."""
 
 
-def digest(*folders: Path) -> str:  # of CELLS and ALONE when none is named
-    "One hash of every cell's name and bytes."
+def digest(*folders: Path) -> str:  # of the cells and the records of readings when none is named
+    "One hash of every file's name and bytes."
     total = hashlib.sha256()
-    for path in (p for folder in folders or (CELLS, ALONE) for p in sorted(folder.glob("*.json"))):
+    for path in (p for folder in folders or (CELLS, RECORDS) for p in sorted(folder.glob("*.json"))):
         total.update(path.name.encode() + path.read_bytes())
     return total.hexdigest()
 
@@ -81,9 +79,9 @@ def render(cells: list, made_from: str) -> str:
     if not cells:
         return f"{HEAD}\nNo cell is finished yet.\n"
     trio = trio_table(cells)
-    before = rows_of(read_cells(ALONE))
+    readings = readings_table(read_records(RECORDS))
     parts = [HEAD, f"## One network against three specialists\n\n{trio}\n" if trio else "", render_page(cells),
-             f"## Boxes alone\n\n{ALONE_SAYS}\n\n{quality_table(before)}\n\n{forgetting_table(before)}\n" if before else "",
+             f"## Boxes alone, and boxes that ask\n\n{READINGS_SAY}\n\n{readings}\n" if readings else "",
              f"<!-- cells: {made_from} -->"]
     return "\n".join(part for part in parts if part) + "\n"
 

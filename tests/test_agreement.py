@@ -63,16 +63,37 @@ def test_every_reading_is_recorded(saved):
 
 
 def test_a_detector_alone_borrows_masks(saved, tmp_path):
-    "The record is of `single`; a segmenter of other classes is refused."
+    "The folder of `single` is read with the segmenter's masks, not the detector's; files of two cells are refused."
     root, folder = saved
-    model = str(folder / "model.pt")
-    assert agreement.main([model, "--masks", model, "--data-root", str(root), "--device", "cpu", "--out", str(tmp_path)]) == 0
-    record, = agreement.read_records(tmp_path)
-    assert record["strategy"] == "single" and record["readings"] == agreement.read_model(model, root, "cpu")["readings"]
-    net, cfg, classes, _ = load_model(model)
-    save_model(tmp_path / "other.pt", net, cfg, {**classes, "seg": classes["seg"][::-1]})
-    with pytest.raises(InputError, match="other.pt: knows other classes"):
-        agreement.read_model(model, root, "cpu", str(tmp_path / "other.pt"))
+    net, cfg, classes, _ = load_model(folder / "model.pt")
+    save_model(tmp_path / "det.pt", net, cfg, classes)
+    layer, images = net.head.layers[-1], torch.randn(1, 3, cfg.data.size, cfg.data.size)
+    with torch.no_grad():
+        alone = net(images)
+        layer.conv.bias[layer.channels("seg")][:layer.fine**2] += 50.0  # a segmenter that sees nothing but background
+        layer.conv.bias[layer.channels("det")] += 1.0
+        save_model(tmp_path / "seg.pt", net, cfg, classes)
+        both, stride, system, _, _ = agreement.load_network(tmp_path, "cpu")
+        answer = both(images)
+    assert system == "single" and stride == net.stride and torch.equal(answer.detection, alone.detection)
+    assert (answer.segmentation.argmax(1) == 0).all() and (alone.segmentation.argmax(1) > 0).any()
+    record = agreement.read_model(tmp_path, root, "cpu")
+    assert record["strategy"] == "single" and set(record["readings"]) == set(agreement.READINGS)
+    save_model(tmp_path / "seg.pt", net, replace_fields(cfg, seed=1), classes)
+    with pytest.raises(InputError, match="det.pt and seg.pt differ in settings or classes"):
+        agreement.load_network(tmp_path, "cpu")
+
+
+def test_a_line_of_the_table_by_hand():
+    "Two seeds: means .2 and .3, gains .2 and 0."
+    def record(seed, alone, both):
+        read = dict(zip(agreement.READINGS, ({"AP": v, "AP50": v} for v in (alone, 0.5, 0.5, both))))
+        return {"strategy": "single", "weights": "w.pt", "size": 64, "seed": seed, "device": "cpu", "readings": read}
+
+    table = agreement.readings_table([record(0, 0.1, 0.3), record(1, 0.3, 0.3)])
+    line = next(t for t in table.splitlines() if t.startswith("| single | AP |"))
+    assert "| 0.2000 ± 0.1414 (2) |" in line and "| 0.3000 ± 0.0000 (2) | +0.2000, +0.0000 | w.pt | 64 px | cpu |" in line
+    assert agreement.readings_table([]) == ""
 
 
 def test_the_command_keeps_records_and_refuses_what_is_no_model(saved, capsys):

@@ -12,11 +12,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import tables  # noqa: E402
 
-from unified_onehead import compare  # noqa: E402
+from unified_onehead import compare, stages  # noqa: E402
 from unified_onehead.cli import main  # noqa: E402
 from unified_onehead.compare import Cell, read_cell, read_cells, rows_of, run_cell, run_cells  # noqa: E402
 from unified_onehead.config import InputError, preset, replace_fields  # noqa: E402
 from unified_onehead.data import Minis, Record  # noqa: E402
+from unified_onehead.learner import load_model  # noqa: E402
 from unified_onehead.synthetic import make_synthetic  # noqa: E402
 
 SEQUENCE = {"seg": {"mIoU": 0.5}, "det": {"mIoU": 0.6, "AP": 0.2}, "cls": {"mIoU": 0.4, "AP": 0.1, "Top1": 0.9}}
@@ -150,6 +151,25 @@ def test_cells_that_share_views_score_the_same(cfg, tmp_path):
     store = compare.shared_views(cfg, kept)
     assert compare.shared_views(replace_fields(cfg, lr=1e-3), kept) is store and len(store) >= views
     assert compare.shared_views(replace_fields(cfg, seed=1), kept) == {} and len(kept) == 1, "another seed sees other views"
+
+
+def test_a_detector_alone_asks_its_segmenter(cfg, tmp_path, monkeypatch):
+    "In a cell and in a run's single-task runs: boxes of the one network, masks of the other."
+    asked = []
+
+    class Spy(compare.BorrowedMasks):
+        def __init__(self, net, segmenter):
+            asked.append((net, segmenter))
+            super().__init__(net, segmenter)
+
+    monkeypatch.setattr(compare, "BorrowedMasks", Spy)
+    monkeypatch.setattr(stages, "BorrowedMasks", Spy)
+    path = run_cell(Cell("single", cfg), tmp_path, lambda *_: None, networks=tmp_path / "networks")
+    for task, net in zip(("det", "seg"), *asked):
+        kept = load_model(tmp_path / "networks" / path.stem / f"{task}.pt")[0].state_dict()
+        assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items()), task
+    stages.single_task_runs(cfg, compare.get_minis(cfg), lambda row: None)
+    assert len(asked) == 2 and asked[1][0] is not asked[1][1]
 
 
 def test_an_interrupted_cell_does_not_count(cfg, tmp_path):

@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from multiprocessing import get_context
@@ -39,7 +40,7 @@ from unified_onehead.config import (
     BOXES_ALONE, METRICS, TASK_TITLES, TASKS, Config, DistillConfig, InputError, LossConfig, replace_fields, seed_everything,
     to_dict)
 from .data import Minis
-from .learner import BorrowedMasks, Learner, device_name, evaluate, fit_stage
+from .learner import BorrowedMasks, Learner, device_name, evaluate, fit_stage, save_model
 from .metrics import (
     ClassificationMetric, DetectionMetric, ScoreMatrix, SegmentationMetric, count_confusion, delta_p, score_drop)
 from .net import build_network
@@ -417,13 +418,16 @@ def facts(learners: list, weights: dict, counts: dict, seconds: dict) -> dict:
             "device": device_name(learners[0].device)}
 
 
-def run_sequence(cfg: Config, minis: Minis, say=print, show=None, store: "dict | None" = None) -> dict:
+def run_sequence(
+    cfg: Config, minis: Minis, say=print, show=None, store: "dict | None" = None,
+    keep: "Path | None" = None,  # a folder: the network after each stage stays there as stage1.pt, stage2.pt, ...
+) -> dict:
     "A strategy: its stages on one network."
     counts = {"presentations": {}, "replayed": {}, "kept_views": len(store or {})}
     learner, weights = make_learner(cfg, minis, counts, store)
     check_images(learner)
     state = {"matrix": {}, "seconds": {}, "stages": [], "memory": {}, "details": {}}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() if keep is None else nullcontext(keep) as folder:
         run_stages(learner, minis, Path(folder), state, say)
     evidence = {t: take_evidence(learner.net, learner.tasks[t], learner.val_sets[t], cfg, learner.device, minis.root)
                 for t in TASKS}
@@ -432,18 +436,23 @@ def run_sequence(cfg: Config, minis: Minis, say=print, show=None, store: "dict |
     return {"matrix": state["matrix"], "evidence": evidence, **facts([learner], weights, counts, state["seconds"])}
 
 
-def run_single(cfg: Config, minis: Minis, say=print, show=None, store: "dict | None" = None) -> dict:
-    "Three networks of ours, one a task."
-    counts, learners, evidence, seconds = {"presentations": {}, "replayed": {}, "kept_views": len(store or {})}, [], {}, {}
+def run_single(
+    cfg: Config, minis: Minis, say=print, show=None, store: "dict | None" = None,
+    keep: "Path | None" = None,  # a folder: the networks stay there as seg.pt, det.pt, cls.pt
+) -> dict:
+    "Three networks of ours, one a task; the detector's boxes ask the segmenter's masks."
+    counts, learners, evidence, seconds = {"presentations": {}, "replayed": {}, "kept_views": len(store or {})}, {}, {}, {}
     for task in TASKS:
         learner, weights = make_learner(replace_fields(cfg, strategy="naive"), minis, counts, store)
-        learners.append(learner)
+        learners[task] = learner
         seconds[task] = round(sum(row["seconds"] for row in fit_stage(learner, 0, (task,), [])), 2)
-        net = BorrowedMasks(learner.net, learners[0].net) if task == "det" else learner.net  # learners[0] segments
+        net = BorrowedMasks(learner.net, learners["seg"].net) if task == "det" else learner.net
         evidence[task] = take_evidence(net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.root)
+        if keep:
+            save_model(keep / f"{task}.pt", learner.net, cfg, minis.classes)
         say(f"{task} alone: {METRICS[task]} {scores_of(evidence)[METRICS[task]]:.4f}   ({seconds[task]:.0f} s)")
     matrix = {t: scores_of({t: evidence[t]}) for t in TASKS}
-    return {"matrix": matrix, "evidence": evidence, **facts(learners, weights, counts, seconds)}
+    return {"matrix": matrix, "evidence": evidence, **facts(list(learners.values()), weights, counts, seconds)}
 
 
 RUNNERS = {name: run_sequence for name in STRATEGIES} | {"single": run_single}
@@ -563,6 +572,7 @@ def run_cell(
     runners: dict = RUNNERS,  # system -> runner
     pictures: bool = False,  # also keep the best and worst predictions as a figure
     store: "dict | None" = None,  # trunk outputs that cells of ours share, see `shared_views`
+    networks: "str | Path | None" = None,  # a folder: networks of ours stay in NETWORKS/NAME
 ) -> Path:  # the finished file
     "Run one cell, or find it finished."
     if cell.system not in runners:
@@ -579,9 +589,11 @@ def run_cell(
             write_atomic(Path(out) / "figures" / f"{cell.name}-{task}.png", figure)
             plt.close(figure)
 
-    started = time.perf_counter()
-    made = runners[cell.system](cfg, minis, lambda text: say(f"{cell.name}: {text}"), *([show] if pictures else []),
-                                **({} if store is None else {"store": store}))
+    started, more = time.perf_counter(), {} if store is None else {"store": store}
+    if networks:
+        more["keep"] = Path(networks) / cell.name
+        more["keep"].mkdir(parents=True, exist_ok=True)
+    made = runners[cell.system](cfg, minis, lambda text: say(f"{cell.name}: {text}"), *([show] if pictures else []), **more)
     part = path.with_suffix(".json.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(cell_text(cell_record(cell, made)), encoding="utf-8")

@@ -123,7 +123,7 @@ class RunConfig:
     threads: int = 0  # CPU threads; 0 leaves torch's choice
     eval_batch: int = 10  # images in an evaluation step
     agreement: float = 0.5  # weight of the mask's opinion in the score of a box whose class both know; 0: none
-    outline: float = 1.0  # how far such a box moves to the mask's outline, as a share of their agreement; 0: not at all
+    outline: float = 1.0  # how far such a box moves to the mask's outline and part, as a share of how they agree; 0: not at all
     single_task: bool = False  # also train each task alone, for the strict reading of forgetting (doubles the time)
 
 

@@ -215,24 +215,24 @@ def mask_parts(
         label = spread
     channel, row, column = torch.where(seen)
     parts, which = (channel * (height * width + 1) + label[seen].long()).unique(return_inverse=True)
-    ends, at = torch.stack([column, row], dim=1), which[:, None].expand(-1, 2)
+    ends, at = torch.stack([column, row], dim=1).float(), which[:, None].expand(-1, 2)  # MPS has no amin of integers
     low = ends.new_full((len(parts), 2), height * width).scatter_reduce(0, at, ends, "amin")
     high = ends.new_zeros(len(parts), 2).scatter_reduce(0, at, ends + 1, "amax")
-    return torch.cat([low, high], dim=1).float() * stride, parts // (height * width + 1)
+    return torch.cat([low, high], dim=1) * stride, parts // (height * width + 1)
 
 
 def nearest_part(
     boxes: torch.Tensor,  # K x 4, x1 y1 x2 y2 in pixels
-    channel: torch.Tensor,  # int64 K: the mask's class for each box; -1 reads the first
+    channel: torch.Tensor,  # int64 K: the mask's class for each box, -1 for none
     probability: torch.Tensor,  # C_seg x h x w in 0..1
     stride: int,  # pixels a cell of the mask
 ) -> "tuple[torch.Tensor, torch.Tensor]":  # K x 4: the part's box; K in 0..1: IoU with it, 0 where none overlaps
     "The part of its class that each box overlaps most."
-    wanted, own = channel.clamp(min=0).unique(return_inverse=True)
+    wanted = channel[channel >= 0].unique()
     parts, owner = mask_parts(probability[wanted], stride)
     if not len(parts):
         return boxes, boxes.new_zeros(len(boxes))
-    overlap, at = (pairwise_iou_xyxy(boxes, parts) * (owner == own[:, None])).max(1)
+    overlap, at = (pairwise_iou_xyxy(boxes, parts) * (wanted[owner] == channel[:, None])).max(1)
     return parts[at], overlap
 
 # %% ../nbs/09_grid.ipynb #2a46ee27
@@ -250,9 +250,11 @@ def ask_mask(
     probability, known = logits.float().softmax(0), channel >= 0
     inside = clip_xyxy(boxes, (logits.shape[-2] * stride, logits.shape[-1] * stride))
     opinion = mask_agreement(inside, channel, probability, stride)
-    moved = torch.lerp(inside, mask_outline(inside, channel, probability, stride), (outline * opinion)[:, None])
-    part, overlap = nearest_part(moved, channel, probability, stride)
-    moved = torch.lerp(moved, part, (outline * overlap)[:, None])
+    moved = inside
+    if outline:
+        moved = torch.lerp(inside, mask_outline(inside, channel, probability, stride), (outline * opinion)[:, None])
+        part, overlap = nearest_part(moved, channel, probability, stride)
+        moved = torch.lerp(moved, part, (outline * overlap)[:, None])
     both = scores ** (1 - agreement) * opinion ** agreement
     return torch.where(known[:, None], moved, boxes), torch.where(known, both, scores)
 
@@ -265,7 +267,7 @@ def decode_detection(
     iou: float = 0.5,  # suppression threshold
     pre_nms: int = 500,  # candidates an image before suppression
     keep: int = 100,  # detections an image afterwards, COCO's limit
-    masks: "torch.Tensor | None" = None,  # B x C_seg x h x w logits of the same pass; None: no second opinion
+    masks: "torch.Tensor | None" = None,  # B x C_seg x h x w logits of the same images; None: no second opinion
     same: "list[int]" = (),  # the mask's class for each class of detection or -1, see `namesakes`
     agreement: float = 0.5,  # weight of the mask's opinion in the score, 0..1
     outline: float = 1.0,  # how far boxes move to the mask's outline and part, as a share of agreement and overlap

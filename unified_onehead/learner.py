@@ -302,7 +302,7 @@ def fit_epoch(learner: Learner, feed: Feed, steps: list, optimizer, schedule, av
 # %% ../nbs/15_learner.ipynb #c3f6725c
 @torch.no_grad()
 def evaluate(
-    net: OneHead,
+    net: torch.nn.Module,  # images -> UnifiedOutput
     task: Task,
     dataset: MiniDataset,  # validation images
     size: int,  # input side, pixels

@@ -7,6 +7,8 @@ __all__ = ['TASK_TYPES', 'Task', 'restore_map', 'SegmentationTask', 'DetectionTa
            'class_counts']
 
 # %% ../nbs/14_task.ipynb #fa4b0e34
+import math
+
 import torch
 from torch.nn import functional as F
 
@@ -93,8 +95,9 @@ class DetectionTask(Task):
 
     def predict(self, output: UnifiedOutput, i: int, sample: Sample, size: int) -> Detections:
         "Detections of image i in original pixels, clipped to the image."
+        h, w = (math.ceil(max(1, round(side * sample.scale)) / self.stride) for side in sample.original)
         found, = decode_detection(
-            output.detection[i:i + 1], self.stride, masks=output.segmentation[i:i + 1] if self.masks else None,
+            output.detection[i:i + 1], self.stride, masks=output.segmentation[i:i + 1, :, :h, :w] if self.masks else None,
             same=namesakes(self.classes, self.masks), agreement=self.cfg.run.agreement, outline=self.cfg.run.outline)
         return found._replace(boxes=clip_xyxy(found.boxes / sample.scale, sample.original))
 
