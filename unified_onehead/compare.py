@@ -435,7 +435,7 @@ def run_sequence(
         show(learner, evidence)
     return {"matrix": state["matrix"], "evidence": evidence, **facts([learner], weights, counts, state["seconds"])}
 
-
+# %% ../nbs/19_compare.ipynb #6ff8afaa
 def run_single(
     cfg: Config, minis: Minis, say=print, show=None, store: "dict | None" = None,
     keep: "Path | None" = None,  # a folder: the networks stay there as seg.pt, det.pt, cls.pt

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'pick_device', 'make_accelerator', 'device_name', 'epoch_steps', 'task_turns', 'Feed', 'from_memory',
            'parameter_groups', 'rate_factor', 'Learner', 'make_optimizer', 'make_feed', 'forget_views', 'fit_stage',
-           'fit_epoch', 'evaluate', 'BorrowedMasks', 'evaluate_seen', 'save_model', 'load_model']
+           'fit_epoch', 'evaluate', 'evaluate_seen', 'BorrowedMasks', 'save_model', 'load_model']
 
 # %% ../nbs/15_learner.ipynb #d099d74a
 import math
@@ -320,18 +320,6 @@ def evaluate(
     return metric
 
 
-class BorrowedMasks(torch.nn.Module):
-    "A network that answers with the masks of another, in two passes: a detector that learned alone has none of its own."
-
-    def __init__(self, net: OneHead, segmenter: OneHead):
-        super().__init__()
-        self.net, self.segmenter = net, segmenter
-
-    def forward(self, images: torch.Tensor) -> UnifiedOutput:
-        "All outputs of normalised images."
-        return self.net(images)._replace(segmentation=self.segmenter(images).segmentation)
-
-
 def evaluate_seen(learner: Learner, names: "list[str]") -> "tuple[dict, dict]":  # metric -> 0..1; task -> details
     "Metrics of the named tasks on the validation split, and per-class values and counts beside them."
     scores, details = {}, {}
@@ -342,6 +330,18 @@ def evaluate_seen(learner: Learner, names: "list[str]") -> "tuple[dict, dict]": 
         scores.update({k: v for k, v in values.items() if not k.startswith("classes_")})
         details[name] = {"per_class": metric.per_class(), **{k: v for k, v in values.items() if k.startswith("classes_")}}
     return scores, details
+
+# %% ../nbs/15_learner.ipynb #9254e512
+class BorrowedMasks(torch.nn.Module):
+    "A network that answers with the masks of another, in two passes: a detector that learned alone has none of its own."
+
+    def __init__(self, net: OneHead, segmenter: OneHead):
+        super().__init__()
+        self.net, self.segmenter = net, segmenter
+
+    def forward(self, images: torch.Tensor) -> UnifiedOutput:
+        "All outputs of normalised images."
+        return self.net(images)._replace(segmentation=self.segmenter(images).segmentation)
 
 # %% ../nbs/15_learner.ipynb #7a78a1f3
 FORMAT = "unified_onehead 2"  # 2: the head's hidden layers are residual
