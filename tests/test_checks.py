@@ -96,6 +96,15 @@ def test_an_unclean_notebook_is_found(repository):
     assert "01_one.ipynb: not up to date" in check.check_clean(root)[1][0]
 
 
+def test_a_stored_warning_is_found(repository):
+    root = repository(GOOD)
+    path = root / "nbs/01_one.ipynb"
+    page = json.loads(path.read_text())
+    page["cells"][5]["outputs"] = [{"name": "stderr", "output_type": "stream", "text": ["/home/me/x.py:1: Warning\n"]}]
+    path.write_text(json.dumps(page, sort_keys=True, indent=1, ensure_ascii=False) + "\n")
+    assert check.check_clean(root) == (1, ["01_one.ipynb, cell 5: stores a warning; delete that output"])
+
+
 def test_readme_has_prose_code_outputs_and_links():
     page = notebook([("markdown", "# T\n[a](01_one.ipynb) [c](../colab.ipynb) [w](https://x.y)"), ("code", "1 + 1"),
                      ("code", "#| hide\nsecret = 1"), ("code", "#| echo: false\nplot()")])

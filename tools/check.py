@@ -78,6 +78,12 @@ def compare(root: Path, wanted: dict[str, bytes], remedy: str) -> list[str]:
     return [f"{name}: not up to date; run {remedy}" for name, content in wanted.items() if not same(name, content)]
 
 
+def stored_warnings(path: Path) -> list[str]:
+    "Cells that keep what a program wrote to stderr: it names places of the machine that ran it."
+    outputs = [(i, output) for i, cell in enumerate(cells(path)) for output in cell.get("outputs", [])]
+    return [f"{path.name}, cell {i}: stores a warning; delete that output" for i, o in outputs if o.get("name") == "stderr"]
+
+
 def check_clean(root: Path) -> tuple[int, list[str]]:
     paths = [*notebooks(root), *sorted(root.glob("*.ipynb"))]
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +92,8 @@ def check_clean(root: Path) -> tuple[int, list[str]]:
             nbdev_on_copy(root, folder, "nbdev_clean", "--fname", path.name)
         names = [str(path.relative_to(root)) for path in paths]
         wanted = {name: (copy / name).read_bytes() for name in names}
-    return len(paths), compare(root, wanted, "nbdev_clean (and nbdev_clean --fname colab.ipynb)")
+    problems = compare(root, wanted, "nbdev_clean (and nbdev_clean --fname colab.ipynb)")
+    return len(paths), problems + [problem for path in paths for problem in stored_warnings(path)]
 
 
 def check_sync(root: Path) -> tuple[int, list[str]]:

@@ -132,7 +132,7 @@ def joint_scores(confidence: torch.Tensor, classes: torch.Tensor) -> torch.Tenso
 SYNONYMS = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"}  # COCO's word, VOC's word
 WINDOW = 2.0  # sides of the window of the agreement, in sides of the box
 NEAR = 1.2  # sides of the window in which the outline is looked for
-PART = 0.4  # a cell belongs to a part of the mask where the class is at least that likely
+PART = 0.4  # a cell belongs to a part of the mask where the class is more likely than this
 LEAST_AGREEMENT = 0.05  # what a box keeps that its mask has not seen
 
 

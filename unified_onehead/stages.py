@@ -19,8 +19,7 @@ from pathlib import Path
 
 import torch
 
-from .config import (
-    IGNORE, METRICS, TASKS, Config, InputError, replace_fields, seed_everything, to_dict)
+from .config import IGNORE, METRICS, TASKS, Config, InputError, replace_fields, seed_everything, to_dict
 from .data import Minis, letterbox, load_sample, normalise
 from .strategies import make_strategy
 from .learner import (
