@@ -216,7 +216,7 @@ def test_three_specialists_beside_our_network(cfg, tmp_path):
 
 def test_pooling_needs_all_folds(cfg):
     cells = [{"system": "lwf", "backbone": "b", "weights": {"name": "w"}, "size": 64, "seed": 0, "fold": k, "metrics": {},
-              "evidence": evidence(5 + k, k), "matrix": SEQUENCE} for k in range(5)]
+              "evidence": evidence(5 + k, k), "matrix": SEQUENCE, "config": {}} for k in range(5)]
     assert rows_of(cells, folds=True)[0].values[0]["Top1"] == pytest.approx((5 + 6 + 7 + 8 + 9) / 50)
     assert rows_of(cells[1:], folds=True) == [] == rows_of(cells)
     with pytest.raises(ValueError, match="share an image"):

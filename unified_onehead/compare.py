@@ -8,12 +8,12 @@ __all__ = ['SYSTEMS', 'SPOKEN', 'SCORES', 'FOLDS', 'NOTES', 'GRID', 'READ', 'RES
            'ClassificationNotes', 'DetectionNotes', 'take_evidence', 'summed_ious', 'seg_scores', 'cls_scores',
            'mean_known', 'class_curve', 'det_scores', 'mean_classes', 'scores_of', 'resampled', 'interval', 'bootstrap',
            'pool', 'shared_views', 'make_learner', 'forward_macs', 'facts', 'run_sequence', 'run_single',
-           'shown_config', 'settled', 'differences', 'finished', 'read_cell', 'read_cells', 'code_digest',
-           'class_values', 'cell_record', 'cell_text', 'run_cell', 'run_cells', 'Row', 'rows_of', 'spread',
-           'mean_matrix', 'summary', 'five_percent', 'whole_minutes', 'behind', 'quality_table', 'interval_table',
-           'lead_table', 'sequences', 'transfer_table', 'forgetting_table', 'matrix_table', 'page_sections',
-           'render_page', 'plot_retention', 'plot_classes', 'plot_precision_recall', 'plot_confusion', 'image_quality',
-           'best_and_worst', 'comparison_cells', 'draw_cells', 'run_comparison']
+           'shown_config', 'settled', 'settings_of', 'differences', 'finished', 'read_cell', 'read_cells',
+           'code_digest', 'class_values', 'cell_record', 'cell_text', 'run_cell', 'run_cells', 'Row', 'check_alike',
+           'rows_of', 'spread', 'mean_matrix', 'summary', 'five_percent', 'whole_minutes', 'behind', 'quality_table',
+           'interval_table', 'lead_table', 'sequences', 'transfer_table', 'forgetting_table', 'matrix_table',
+           'page_sections', 'render_page', 'plot_retention', 'plot_classes', 'plot_precision_recall', 'plot_confusion',
+           'image_quality', 'best_and_worst', 'comparison_cells', 'draw_cells', 'run_comparison']
 
 # %% ../nbs/19_compare.ipynb #41114f75
 import hashlib
@@ -478,14 +478,18 @@ def settled(cell: Cell) -> Config:
     own = {"strategy": cell.system if cell.system in STRATEGIES else "naive", **({} if cell.system in SYSTEMS else BOXES_ALONE)}
     return replace_fields(cell.cfg, single_task=False, **own)
 
+# %% ../nbs/19_compare.ipynb #4587250e
+def settings_of(cell: dict) -> dict:
+    "What a cell was made with, as far as its system reads it and without what belongs to the machine."
+    plain = {**BOXES_ALONE, **{k: v for part in cell["config"].values() for k, v in part.items()}}
+    ours = cell.get("system", SYSTEMS[0]) in SYSTEMS  # other files with a configuration are of our network, too
+    return {k: v for k, v in plain.items() if k not in ELSEWHERE and (ours or k not in OURS_ALONE)}
+
 
 def differences(saved: dict, cfg: Config) -> "list[str]":  # "lr: 0.001 in the file, 0.002 asked for"
     "Settings in which a finished cell differs from what is asked for."
-    old = {**BOXES_ALONE, **{k: v for part in saved["config"].values() for k, v in part.items()}}
-    new = {k: v for part in shown_config(cfg).values() for k, v in part.items()}
-    ours = saved.get("system", SYSTEMS[0]) in SYSTEMS  # other files with a configuration are of our network, too
-    unread = ELSEWHERE if ours else (*ELSEWHERE, *OURS_ALONE)
-    return [f"{k}: {old.get(k)} in the file, {v} asked for" for k, v in new.items() if k not in unread and old.get(k) != v]
+    old, new = settings_of(saved), settings_of({**saved, "config": shown_config(cfg)})
+    return [f"{k}: {old.get(k)} in the file, {v} asked for" for k, v in new.items() if old.get(k) != v]
 
 
 def finished(path: Path, cell: Cell) -> bool:
@@ -643,9 +647,20 @@ class Row:
         known = [v[score] for v in self.values if v.get(score) is not None]
         return sum(known) / len(known) if known else None
 
+# %% ../nbs/19_compare.ipynb #744acd3d
+def check_alike(cells: list) -> None:
+    "A mean over seeds is one over seeds alone: raises InputError where cells of one row were made with different settings."
+    first, *others = cells
+    for cell in others:
+        a, b = settings_of(first), settings_of(cell)
+        unlike = [f"{k}: {a[k]} and {b[k]}" for k in a if k != "seed" and k in b and a[k] != b[k]]
+        if unlike:
+            raise InputError(f"{cell['system']}, seeds {first['seed']} and {cell['seed']}: were made with different settings "
+                             f"({'; '.join(unlike)}) and cannot stand in one row. Keep them in different folders.")
+
 # %% ../nbs/19_compare.ipynb #0f6a6d51
 def rows_of(cells: list, folds: bool = False) -> "list[Row]":  # the start with most cells first; in it the order of SYSTEMS
-    "Group cells; with `folds`, those of complete cross-validations, pooled."
+    "Group cells; with `folds`, those of complete cross-validations, pooled. Raises InputError for a row of mixed settings."
     groups = {}
     for c in cells:
         if (c["fold"] is not None) == folds:
@@ -659,6 +674,7 @@ def rows_of(cells: list, folds: bool = False) -> "list[Row]":  # the start with 
         if folds:
             seeds = {s: cs for s, cs in seeds.items() if [c["fold"] for c in cs] == list(range(FOLDS))}
         if seeds:
+            check_alike([c for cs in seeds.values() for c in cs])
             evidences = [pool([c["evidence"] for c in cs]) if folds else cs[0]["evidence"] for cs in seeds.values()]
             values = [scores_of(e) for e in evidences] if folds else [cs[0]["metrics"] for cs in seeds.values()]
             rows.append(Row(key[3], key[1], key[0], key[2], [c for cs in seeds.values() for c in cs], evidences, values))
