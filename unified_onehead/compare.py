@@ -10,10 +10,10 @@ __all__ = ['SYSTEMS', 'SPOKEN', 'SCORES', 'FOLDS', 'NOTES', 'GRID', 'READ', 'RES
            'pool', 'shared_views', 'make_learner', 'forward_macs', 'facts', 'run_sequence', 'run_single',
            'shown_config', 'settled', 'settings_of', 'differences', 'finished', 'read_cell', 'read_cells',
            'code_digest', 'class_values', 'cell_record', 'cell_text', 'run_cell', 'run_cells', 'Row', 'check_alike',
-           'rows_of', 'spread', 'mean_matrix', 'summary', 'five_percent', 'whole_minutes', 'behind', 'quality_table',
-           'interval_table', 'lead_table', 'sequences', 'transfer_table', 'forgetting_table', 'matrix_table',
-           'page_sections', 'render_page', 'plot_retention', 'plot_classes', 'plot_precision_recall', 'plot_confusion',
-           'image_quality', 'best_and_worst', 'comparison_cells', 'draw_cells', 'run_comparison']
+           'check_folder', 'rows_of', 'spread', 'mean_matrix', 'summary', 'five_percent', 'whole_minutes', 'behind',
+           'quality_table', 'interval_table', 'lead_table', 'sequences', 'transfer_table', 'forgetting_table',
+           'matrix_table', 'page_sections', 'render_page', 'plot_retention', 'plot_classes', 'plot_precision_recall',
+           'plot_confusion', 'image_quality', 'best_and_worst', 'comparison_cells', 'draw_cells', 'run_comparison']
 
 # %% ../nbs/19_compare.ipynb #41114f75
 import hashlib
@@ -658,6 +658,18 @@ def check_alike(cells: list) -> None:
             raise InputError(f"{cell['system']}, seeds {first['seed']} and {cell['seed']}: were made with different settings "
                              f"({'; '.join(unlike)}) and cannot stand in one row. Keep them in different folders.")
 
+
+def check_folder(
+    cells: "list[Cell]",  # about to run
+    out: "str | Path",  # folder of finished cells
+) -> None:
+    "Raises InputError before anything trains where a cell could not share its row with what is there."
+    for path in sorted(Path(out).glob("*.json")):
+        for cell in cells:
+            if path.stem != cell.name and path.stem.split("-seed")[0] == cell.name.split("-seed")[0]:
+                check_alike([read_cell(path), {"system": cell.system, "seed": cell.cfg.run.seed,
+                                               "config": shown_config(settled(cell))}])
+
 # %% ../nbs/19_compare.ipynb #0f6a6d51
 def rows_of(cells: list, folds: bool = False) -> "list[Row]":  # the start with most cells first; in it the order of SYSTEMS
     "Group cells; with `folds`, those of complete cross-validations, pooled. Raises InputError for a row of mixed settings."
@@ -1005,6 +1017,7 @@ def run_comparison(cfg: Config, systems, seeds, out: str, folds: bool = False, j
     "Run what is missing, then write the tables and figures of every cell in the folder."
     cells = comparison_cells(cfg, systems, seeds, folds)
     make_strategy(settled(cells[0]))
+    check_folder(cells, out)
     get_minis(cells[0].cfg)  # data that cannot be read are refused before the first process starts
     run_cells(cells, out, jobs, say, pictures=True)
     done = read_cells(out)
