@@ -665,10 +665,10 @@ def check_folder(
 ) -> None:
     "Raises InputError before anything trains where a cell could not share its row with what is there."
     for path in sorted(Path(out).glob("*.json")):
-        for cell in cells:
-            if path.stem != cell.name and path.stem.split("-seed")[0] == cell.name.split("-seed")[0]:
-                check_alike([read_cell(path), {"system": cell.system, "seed": cell.cfg.run.seed,
-                                               "config": shown_config(settled(cell))}])
+        beside = [c for c in cells if c.name != path.stem and c.name.split("-seed")[0] == path.stem.split("-seed")[0]]
+        if beside:
+            check_alike([read_cell(path), *({"system": c.system, "seed": c.cfg.run.seed, "config": shown_config(settled(c))}
+                                            for c in beside)])
 
 # %% ../nbs/19_compare.ipynb #0f6a6d51
 def rows_of(cells: list, folds: bool = False) -> "list[Row]":  # the start with most cells first; in it the order of SYSTEMS
