@@ -8,6 +8,7 @@ __all__ = ['FORMAT', 'pick_device', 'make_accelerator', 'device_name', 'epoch_st
            'fit_epoch', 'evaluate', 'evaluate_seen', 'BorrowedMasks', 'save_model', 'load_model']
 
 # %% ../nbs/15_learner.ipynb #d099d74a
+import io
 import math
 import os
 import time
@@ -112,6 +113,8 @@ class Feed:
         if self.kept is not None:
             yield from (from_memory(self, keys) for keys in steps)
             return
+        for task, index in {key[:2] for step in steps for key in step} if self.workers else ():
+            self.views.datasets[task].sample(index)  # decoded here once; what a worker decodes is lost with it after the epoch
         loader = DataLoader(self.views, batch_sampler=steps, collate_fn=collate, num_workers=self.workers)
         for batch in loader:
             batch = batch.to(self.device)
@@ -285,8 +288,9 @@ def fit_epoch(learner: Learner, feed: Feed, steps: list, optimizer, schedule, av
         loss = weighted_sum(parts, weights)
         optimizer.zero_grad()
         learner.accelerator.backward(loss)
+        learner.accelerator.unscale_gradients(optimizer)  # fp16 multiplies the loss; a strategy must see the gradient itself
         learner.strategy.after_backward(learner.net)
-        norm = learner.accelerator.clip_grad_norm_(trained, learner.cfg.train.clip)
+        norm = torch.nn.utils.clip_grad_norm_(trained, learner.cfg.train.clip)
         optimizer.step()
         learner.strategy.after_step(learner.net)
         schedule.step()
@@ -358,8 +362,9 @@ def save_model(
     name = next(k for k, kind in BACKBONES.items() if type(net.backbone) is kind)
     state = {"format": FORMAT, "config": to_dict(cfg), "classes": classes, "backbone": name, "frozen": net.backbone.frozen,
              "versions": {"torch": str(torch.__version__)}, "state_dict": net.state_dict(), **more}
-    part = Path(f"{path}.part")
-    torch.save(state, part)
+    buffer, part = io.BytesIO(), Path(f"{path}.part")
+    torch.save(state, buffer)
+    part.write_bytes(buffer.getbuffer())  # a disk that refuses raises OSError here; torch's own writer would say RuntimeError
     os.replace(part, path)
 
 # %% ../nbs/15_learner.ipynb #3f766bd6

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'STRATEGIES', 'Strategy', 'Joint', 'Replay', 'channel_blocks', 'owned_entries', 'make_triangular', 'Brake',
-           'Frozen', 'Isolation', 'ElasticWeightConsolidation', 'LearningWithoutForgetting',
+           'Frozen', 'Isolation', 'beside', 'own_gradients', 'ElasticWeightConsolidation', 'LearningWithoutForgetting',
            'ProgressiveKnowledgeDistillation', 'make_strategy']
 
 # %% ../nbs/12_strategies.ipynb #4a9d2db2
@@ -193,6 +193,23 @@ class Isolation(Frozen):
         return share
 
 # %% ../nbs/12_strategies.ipynb #f281bb1f
+def beside(net: OneHead, kept: "dict[str, torch.Tensor]") -> "dict[str, torch.Tensor]":
+    "Tensors by parameter name, each on its parameter's device; a resumed run has read them to the CPU."
+    return {n: kept[n].to(p.device) for n, p in net.named_parameters() if n in kept}
+
+
+def own_gradients(
+    net: OneHead,  # after a backward pass
+    fisher: "dict[str, torch.Tensor]",  # parameter name -> importance
+    anchor: "dict[str, torch.Tensor]",  # parameter name -> where the penalty pulls to; may be empty
+    weight: float,  # of the penalty
+) -> "dict[str, torch.Tensor]":  # parameter name -> gradient
+    "Gradients of the new task alone: those of EWC's penalty are taken off."
+    grads = {n: p.grad.detach() for n, p in net.named_parameters() if p.grad is not None}
+    pull = {n: weight * fisher[n] * (p.detach() - anchor[n]) for n, p in net.named_parameters() if n in grads and n in anchor}
+    return {n: g - pull[n] if n in pull else g for n, g in grads.items()}
+
+# %% ../nbs/12_strategies.ipynb #5bc3a4cb
 class ElasticWeightConsolidation(Strategy):
     "A quadratic penalty on leaving the previous stage's weights, weighted by a diagonal Fisher estimate."
 
@@ -204,21 +221,22 @@ class ElasticWeightConsolidation(Strategy):
         self.fisher, self.anchor, self.sums, self.steps, self.late = {}, {}, {}, 0, False
 
     def begin_stage(self, net, names, seen):
-        self.sums, self.steps = {}, 0
+        self.sums, self.steps, self.late = {}, 0, False
+        self.fisher, self.anchor = beside(net, self.fisher), beside(net, self.anchor)
 
     def extra_losses(self, net, output, targets, progress):
-        self.late = progress >= 0.75
+        if progress >= 0.75 and not self.late:
+            self.sums, self.steps, self.late = {}, 0, True
         if not self.anchor:
             return {}
         terms = [(self.fisher[n] * (p - self.anchor[n]) ** 2).sum() for n, p in net.named_parameters() if n in self.anchor]
         return {"ewc": self.cfg.ewc / 2 * sum(terms)}
 
     def after_backward(self, net):
-        if self.late:
+        grads = own_gradients(net, self.fisher, self.anchor, self.cfg.ewc)
+        if all(g.isfinite().all() for g in grads.values()):
             self.steps += 1
-            for name, p in net.named_parameters():
-                if p.grad is not None:
-                    self.sums[name] = self.sums.get(name, 0) + p.grad.detach() ** 2
+            self.sums.update({n: self.sums.get(n, 0) + g**2 for n, g in grads.items()})
 
     def end_stage(self, net, task, class_sets, generator):
         for name, p in net.named_parameters():
