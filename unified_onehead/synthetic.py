@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['HUES', 'SHAPES', 'PATTERNS', 'VOC_CLASSES', 'SYNTHETIC_DET', 'SYNTHETIC_CLS', 'OUTLINES', 'RING_HOLE', 'FOLDERS',
-           'MARKER', 'RECIPE', 'class_colour', 'muted_colour', 'Thing', 'pattern_dark', 'paint', 'background', 'finish',
-           'place', 'draw_objects', 'visible_boxes', 'owner_mask', 'picture_size', 'pick_labels', 'det_picture',
-           'seg_picture', 'cls_picture', 'stem', 'planned_files', 'save_jpeg', 'save_mask', 'picture_rng', 'write_det',
-           'write_seg', 'write_cls', 'read_marker', 'present_files', 'clear_own_files', 'make_synthetic']
+           'MARKER', 'RECIPE', 'LOCK', 'class_colour', 'muted_colour', 'Thing', 'pattern_dark', 'paint', 'background',
+           'finish', 'place', 'draw_objects', 'visible_boxes', 'owner_mask', 'picture_size', 'pick_labels',
+           'det_picture', 'seg_picture', 'cls_picture', 'stem', 'planned_files', 'save_jpeg', 'save_mask',
+           'picture_rng', 'write_det', 'write_seg', 'write_cls', 'read_marker', 'write_marker', 'present_files',
+           'is_there', 'own_files', 'write_all', 'make_synthetic']
 
 # %% ../nbs/04_synthetic.ipynb #c3cdb6aa
 import colorsys
@@ -16,6 +17,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import numpy as np
 from PIL import Image
 
@@ -389,6 +391,17 @@ def read_marker(
         return {}
 
 
+def write_marker(
+    out: Path,  # the output folder; must exist
+    wanted: dict,  # the parameters of the set
+    complete: bool,  # whether every file is written
+) -> None:
+    "Replace the marker in one step."
+    part = out / f".{MARKER}.part"
+    part.write_text(json.dumps({**wanted, "complete": complete}), encoding="utf-8")
+    os.replace(part, out / MARKER)
+
+
 def present_files(
     out: Path,  # the output folder
 ) -> tuple:  # files below the three dataset folders, and other names at the top
@@ -401,21 +414,29 @@ def present_files(
     return inside, other - {MARKER, *FOLDERS.values()}
 
 # %% ../nbs/04_synthetic.ipynb #c72dc7c6
-def clear_own_files(
+def is_there(
     out: Path,  # the output folder; may not exist
-    wanted: dict,  # the marker of the new set
+    wanted: dict,  # the parameters of a set
+) -> bool:  # the marker is complete and no file is missing
+    "Whether the whole wanted set lies in the folder."
+    planned = set(planned_files(wanted["n_train"], wanted["n_val"]))
+    return read_marker(out) == {**wanted, "complete": True} and planned <= present_files(out)[0]
+
+
+def own_files(
+    out: Path,  # the output folder; may not exist
+    wanted: dict,  # the parameters of the new set
     overwrite: bool,  # whether an older set may be replaced
-) -> bool:  # True when the wanted set is there already
-    "Make room for a new set: delete files that we made, refuse when a person's files would be touched."
-    marker, (inside, other) = read_marker(out), present_files(out)
+) -> set:  # paths below `out` that an earlier call wrote
+    "What has to make room for a new set. Deletes nothing; raises InputError when a person's files would be touched."
+    inside, other = present_files(out)
+    marker = read_marker(out)  # after the files: what another process writes is preceded by its marker
     own = set(planned_files(marker["n_train"], marker["n_val"])) if marker else set()
-    same = {**marker, "complete": True} == {**wanted, "complete": True}
-    if same and marker.get("complete") and own <= inside:
-        return True
     foreign = sorted(inside - own)
     if foreign:
         raise InputError(f"{out / foreign[0]}: this file was not made by `data synthetic` (one of {len(foreign)}) and "
                          "will not be overwritten. Choose another output folder, or move those files away.")
+    same = {**marker, "complete": True} == {**wanted, "complete": True}
     if not same and not overwrite and (marker or other):
         found = f"other files ({', '.join(sorted(other)[:3])})"
         if marker:
@@ -423,11 +444,26 @@ def clear_own_files(
             found = f"synthetic minis with other parameters ({parameters})"
         raise InputError(f"{out}: the folder holds {found}. Choose another output folder, or ask for overwriting: only "
                          "files made by an earlier call are replaced, all others stay.")
-    for name in own & inside:
-        (out / name).unlink()
-    return False
+    return own & inside
 
 # %% ../nbs/04_synthetic.ipynb #d8d5dd38
+LOCK = ".synthetic.lock"  # in the output folder; stays there, empty
+
+
+def write_all(
+    out: Path,  # the output folder; holds no file of the set
+    wanted: dict,  # the parameters of the set
+) -> None:
+    "Write the three minis. The marker comes first, and says `complete` last."
+    for name in planned_files(wanted["n_train"], wanted["n_val"]):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+    write_marker(out, wanted, complete=False)
+    for split in ("train", "val"):
+        for task, write in (("det", write_det), ("seg", write_seg), ("cls", write_cls)):
+            write(out / FOLDERS[task], split, wanted[f"n_{split}"], wanted["seed"], wanted["side"])
+    write_marker(out, wanted, complete=True)
+
+# %% ../nbs/04_synthetic.ipynb #6a67014a
 def make_synthetic(
     out_dir: "str | os.PathLike",  # folder that receives the three minis; made when missing
     seed: int = 0,  # same seed, same bytes
@@ -443,15 +479,16 @@ def make_synthetic(
     out = Path(out_dir)
     wanted = dict(made_by="unified_onehead", recipe=RECIPE, seed=seed, n_train=n_train, n_val=n_val, side=side)
     try:
-        if clear_own_files(out, wanted, overwrite):
+        if is_there(out, wanted):
             return out
-        for name in planned_files(n_train, n_val):
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / MARKER).write_text(json.dumps({**wanted, "complete": False}), encoding="utf-8")
-        for split, count in (("train", n_train), ("val", n_val)):
-            for task, write in (("det", write_det), ("seg", write_seg), ("cls", write_cls)):
-                write(out / FOLDERS[task], split, count, seed, side)
-        (out / MARKER).write_text(json.dumps({**wanted, "complete": True}), encoding="utf-8")
+        if not read_marker(out):
+            own_files(out, wanted, overwrite)  # a person's folder is refused before anything is put into it
+        out.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(str(out / LOCK)):
+            if not is_there(out, wanted):  # another process may have made it while this one waited
+                for name in own_files(out, wanted, overwrite):
+                    (out / name).unlink()
+                write_all(out, wanted)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error}). Choose a folder that is writable and has "
                          "30 MB free.") from error
