@@ -183,7 +183,8 @@ def do_show(args: argparse.Namespace) -> int:  # exit code
 def add_classes(parser) -> None:
     "The option that fixes detection's classes."
     parser.add_argument("--classes", default="", metavar="A,B",
-                        help="detection classes by name (default: the ten most frequent)")
+                        help="detection classes by name (default: the ten most frequent names, or, where these leave images "
+                             "without a box, ten that leave none)")
 
 
 def add_side(parser) -> None:
