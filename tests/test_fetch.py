@@ -511,6 +511,7 @@ def test_another_file_than_the_first_time(get, server, minis, tmp_path):
 def test_own_data_is_not_touched(get, minis, tmp_path):
     own = Path(shutil.copytree(minis, tmp_path / "data"))
     (own / "synthetic.json").unlink()
+    (own / ".synthetic.lock").unlink()  # hidden, as the lock of `get` is
     before = {p: p.read_bytes() for p in own.rglob("*") if p.is_file()}
     assert get() == own and "used as it is" in get.said[-1]
     shutil.rmtree(own / "imagenette_160")

@@ -6,14 +6,14 @@
 __all__ = ['STEP', 'HOPELESS', 'BROKEN_OFF', 'MAX_MEMBERS', 'MAX_BYTES', 'DAMAGE', 'DRAW', 'STATE', 'WORK', 'LOCK', 'RECORD',
            'SUFFIXES', 'SOURCES', 'MOUNT', 'SourceError', 'DiskFull', 'Again', 'Spoiled', 'Net', 'no_room',
            'page_words', 'is_page', 'check_answer', 'tell_progress', 'whole_size', 'request_once', 'failure_words',
-           'patiently', 'digest_of', 'download', 'drive_id', 'gdown_options', 'ask_gdown', 'download_drive',
-           'safe_parts', 'zip_members', 'tar_members', 'archive_members', 'unpack', 'gather', 'make_canonical',
-           'read_state', 'write_state', 'whats_wrong', 'own_data', 'place', 'read_record', 'archives_in',
-           'copy_verified', 'pack', 'save_archives', 'Job', 'from_archives', 'get_archived', 'link_parts', 'get_link',
-           'get_linked', 'open_at', 'WebStream', 'tar_stream', 'read_voc', 'pick_voc', 'Official', 'coco_labels',
-           'imagenette_files', 'all_entries', 'ask_hosts', 'official_index', 'fetch_voc', 'fetch_imagenette',
-           'fetch_coco', 'write_coco', 'settled_draw', 'get_official', 'on_drive', 'drive_folder', 'locked',
-           'one_at_a_time', 'try_sources', 'get_data', 'get_locked', 'on_colab', 'mount_drive']
+           'patiently', 'digest_of', 'read_note', 'write_note', 'download', 'drive_id', 'gdown_options', 'ask_gdown',
+           'download_drive', 'safe_parts', 'zip_members', 'tar_members', 'archive_members', 'unpack', 'gather',
+           'make_canonical', 'read_state', 'write_state', 'whats_wrong', 'own_data', 'place', 'read_record',
+           'archives_in', 'copy_verified', 'pack', 'save_archives', 'Job', 'from_archives', 'get_archived',
+           'link_parts', 'get_link', 'get_linked', 'open_at', 'WebStream', 'tar_stream', 'read_voc', 'pick_voc',
+           'Official', 'coco_labels', 'imagenette_files', 'all_entries', 'ask_hosts', 'official_index', 'fetch_voc',
+           'fetch_imagenette', 'fetch_coco', 'write_coco', 'settled_draw', 'get_official', 'on_drive', 'drive_folder',
+           'locked', 'one_at_a_time', 'try_sources', 'get_data', 'get_locked', 'on_colab', 'mount_drive']
 
 # %% ../nbs/22_fetch.ipynb #297b88a3
 import contextlib
@@ -220,6 +220,29 @@ def digest_of(path: Path, expected: str) -> str:
             digest.update(piece)
     return digest.hexdigest()
 
+# %% ../nbs/22_fetch.ipynb #642bd2e7
+def read_note(
+    path: Path,  # a JSON file
+) -> "dict | None":  # its object; {} when there is no file, None when it is damaged
+    "What an earlier call noted. An empty file, as a full disk leaves it, is damaged."
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        return None
+    return noted if isinstance(noted, dict) else None
+
+
+def write_note(
+    path: Path,  # a JSON file; its folder exists
+    noted: dict,  # plain values
+) -> None:
+    "Replace the note in one step; raises OSError, and then the old one is still there."
+    part = Path(f"{path}.new")
+    part.write_text(json.dumps(noted), encoding="utf-8")
+    os.replace(part, path)
+
 # %% ../nbs/22_fetch.ipynb #1573a537
 def download(
     url: str,  # http or https
@@ -232,14 +255,14 @@ def download(
     part = Path(f"{path}.part")
     if path.exists() and (not expected or digest_of(path, expected) == expected):
         return sha256_of(path)
-    version = json.loads(note.read_text()) if note.exists() and note.stat().st_size else {}
+    version = read_note(note) or {}
     if version.get("url") != url:  # the part of another address is no beginning of this file
         part.unlink(missing_ok=True)
         version = {"url": url}
 
     def attempt():
         try:
-            note.write_text(json.dumps(version))
+            write_note(note, version)
             request_once(url, part, net, version)
         except OSError as error:
             if not isinstance(error, requests.RequestException) and no_room(error, path.parent):
@@ -247,7 +270,7 @@ def download(
             raise
         finally:
             with contextlib.suppress(OSError):
-                note.write_text(json.dumps(version))
+                write_note(note, version)
 
     for last in (False, True):
         patiently(attempt, lambda: part.stat().st_size if part.exists() else 0, net, url)
@@ -926,8 +949,10 @@ def fetch_imagenette(job: Job, manifest: dict, folder: Path) -> None:
 def fetch_coco(job: Job, manifest: dict, folder: Path) -> None:
     "The drawn pictures of COCO; those that are there with the hash of their first download are not asked for again."
     record = job.work / "hashes.json"
-    if record.exists():
-        job.hashes.update(json.loads(record.read_text()))
+    noted = read_note(record)
+    if noted is None:
+        job.say(f"official: {record} is damaged, perhaps since the disk was full; pictures that are there are hashed again")
+    job.hashes.update(noted or {})
 
     def one(split, entry):
         target = folder / split / "data" / entry["name"]
@@ -948,7 +973,7 @@ def fetch_coco(job: Job, manifest: dict, folder: Path) -> None:
             waiting.result()
     finally:
         pool.shutdown(cancel_futures=True)
-        record.write_text(json.dumps(job.hashes))
+        write_note(record, job.hashes)
 
 # %% ../nbs/22_fetch.ipynb #8ba55b55
 def write_coco(labels: dict, entries: list, target: Path) -> None:
