@@ -13,7 +13,7 @@ import fnmatch
 import sys
 from pathlib import Path
 
-from unified_onehead.cli import run_config
+from unified_onehead.cli import parse_seeds, run_config
 from unified_onehead.compare import FOLDS, RUNNERS, SYSTEMS, Cell, differences, read_cell, run_cell, settled, shared_views
 from unified_onehead.config import InputError
 
@@ -80,7 +80,7 @@ def main(argv: "list[str] | None" = None) -> int:
     args = parser().parse_intermixed_args(argv)  # cells before the options, settings after them
     names, settings = ([w for w in args.words if ("=" in w) == has] for has in (False, True))
     try:
-        seeds = [int(s) for s in args.seeds.split(",")]
+        seeds = parse_seeds(args.seeds)
         cells, out = plan(args.data_root, args.weights_dir, seeds, args.preset, settings), Path(args.out)
         if args.plan:
             found = [(c.name, state(c, out)) for c in cells]
@@ -96,14 +96,12 @@ def main(argv: "list[str] | None" = None) -> int:
             if not args.redo:
                 raise InputError(f"{out / name}.json: {word}. --redo makes it again, --out takes another folder.")
         for cell in wanted:
-            if cell.name in stale:
-                (out / f"{cell.name}.json").unlink()
             store = shared_views(cell.cfg, kept) if args.keep_views else None
             runners, ours = RUNNERS, {"store": store, "networks": args.networks}
             if cell.system in SPECIALISTS:
                 import specialists
                 runners, ours = specialists.RUNNERS, {}
-            run_cell(cell, out, lambda text: print(text, flush=True), runners, **ours)
+            run_cell(cell, out, lambda text: print(text, flush=True), runners, redo=cell.name in stale, **ours)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -36,16 +36,17 @@ import torch
 from matplotlib.axes import Axes
 
 import unified_onehead
-from unified_onehead.config import (
-    BOXES_ALONE, METRICS, TASK_TITLES, TASKS, Config, DistillConfig, InputError, LossConfig, replace_fields, seed_everything,
-    to_dict)
+from .config import (
+    BOXES_ALONE, MACHINE, METRICS, TASKS, TASK_TITLES, Config, DistillConfig, InputError,
+    LossConfig, replace_fields, seed_everything, to_dict)
+from .backbone import file_sha256
 from .data import Minis
 from .learner import BorrowedMasks, Learner, device_name, evaluate, fit_stage, save_model
 from .metrics import (
     ClassificationMetric, DetectionMetric, ScoreMatrix, SegmentationMetric, count_confusion, delta_p, score_drop)
 from .net import build_network
 from .report import duration, markdown_table, write_atomic
-from .stages import check_images, floors, get_minis, predict_image, run_stages, versions
+from .stages import check_images, data_digest, floors, get_minis, predict_image, run_stages, versions
 from .strategies import STRATEGIES, make_strategy
 from .task import class_counts, make_tasks
 from .viz import plot_matrix, show_predictions
@@ -444,6 +445,8 @@ def run_single(
     counts, learners, evidence, seconds = {"presentations": {}, "replayed": {}, "kept_views": len(store or {})}, {}, {}, {}
     for task in TASKS:
         learner, weights = make_learner(replace_fields(cfg, strategy="naive"), minis, counts, store)
+        if not learners:
+            check_images(learner)
         learners[task] = learner
         seconds[task] = round(sum(row["seconds"] for row in fit_stage(learner, 0, (task,), [])), 2)
         net = BorrowedMasks(learner.net, learners["seg"].net) if task == "det" else learner.net
@@ -458,7 +461,7 @@ def run_single(
 RUNNERS = {name: run_sequence for name in STRATEGIES} | {"single": run_single}
 
 # %% ../nbs/19_compare.ipynb #28214e8d
-ELSEWHERE = ("root", "synthetic_dir", "weights", "device", "threads", "workers")  # of a machine, not of an experiment
+ELSEWHERE = (*MACHINE, "weights")  # compared by their content and not by their path, see `differences`
 OURS_ALONE = (  # of our network and its recipe; a system from elsewhere reads none of them
     "width", "fused_stride", "frozen_blocks", "lr", "backbone_lr", "later_lr", "weight_decay", "ema", "views", "view_seed",
     "agreement", "outline",
@@ -486,17 +489,30 @@ def settings_of(cell: dict) -> dict:
     return {k: v for k, v in plain.items() if k not in ELSEWHERE and (ours or k not in OURS_ALONE)}
 
 
-def differences(saved: dict, cfg: Config) -> "list[str]":  # "lr: 0.001 in the file, 0.002 asked for"
-    "Settings in which a finished cell differs from what is asked for."
+def differences(
+    saved: dict,  # a finished cell
+    cfg: Config,  # what is asked for
+    minis: "Minis | None" = None,  # its data, of the cell's fold; None: data are not compared
+) -> "list[str]":  # "lr: 0.001 in the file, 0.002 asked for"
+    "Settings, start weights and data in which a finished cell differs from what is asked for."
     old, new = settings_of(saved), settings_of({**saved, "config": shown_config(cfg)})
-    return [f"{k}: {old.get(k)} in the file, {v} asked for" for k, v in new.items() if old.get(k) != v]
+    unlike = [f"{k}: {old.get(k)} in the file, {v} asked for" for k, v in new.items() if old.get(k) != v]
+    weights, known = Path(cfg.net.weights), (saved.get("weights") or {}).get("sha256")
+    if known and weights.is_file() and file_sha256(weights) != known:
+        unlike.append(f"weights: {weights} is not the file that the cell started from (sha256 {known[:12]}..)")
+    if minis and "data" in saved and saved["data"] != data_digest(minis):
+        unlike.append(f"data: {saved['data']} in the file, {data_digest(minis)} in {minis.root}")
+    for task, part in (saved["evidence"].items() if minis else ()):
+        if part["images"] != [image_name(r, minis.root) for r in minis.records[task]["val"]]:
+            unlike.append(f"data: the file was measured on other images of {TASK_TITLES[task]} than {minis.root} holds")
+    return unlike
 
 
-def finished(path: Path, cell: Cell) -> bool:
-    "Whether the cell is there. Raises InputError for a cell of other settings."
+def finished(path: Path, cell: Cell, minis: "Minis | None" = None) -> bool:
+    "Whether the cell is there. Raises InputError for a cell of other settings, start weights or data."
     if not path.is_file():
         return False
-    changed = differences(read_cell(path), settled(cell))
+    changed = differences(read_cell(path), settled(cell), minis)
     if changed:
         raise InputError(f"{path}: was made with other settings ({'; '.join(changed)}). Choose another folder, or delete "
                          "the file to have it made again.")
@@ -558,8 +574,8 @@ def cell_record(cell: Cell, made: dict) -> dict:  # what the file holds
             "bootstrap": bootstrap([evidence]), "per_class": class_values(evidence), "parameters": made["parameters"],
             "networks": made["networks"], "macs": made["macs"], "train_seconds": made["train_seconds"],
             "device": made["device"], "versions": {**versions(), **made.get("versions", {})}, "code": code_digest(),
-            "date": time.strftime("%Y-%m-%d", time.gmtime()), "config": shown_config(cfg), "recipe": made.get("recipe"),
-            "evidence": evidence}
+            "data": made["data"], "date": time.strftime("%Y-%m-%d", time.gmtime()), "config": shown_config(cfg),
+            "recipe": made.get("recipe"), "evidence": evidence}
 
 
 def cell_text(record: dict) -> str:
@@ -577,16 +593,17 @@ def run_cell(
     pictures: bool = False,  # also keep the best and worst predictions as a figure
     store: "dict | None" = None,  # trunk outputs that cells of ours share, see `shared_views`
     networks: "str | Path | None" = None,  # a folder: networks of ours stay in NETWORKS/NAME
+    redo: bool = False,  # make it again; the old file stays until the new one is whole
 ) -> Path:  # the finished file
     "Run one cell, or find it finished."
     if cell.system not in runners:
         raise InputError(f"system {cell.system!r}: one of {', '.join(runners)}.")
     path = Path(out) / f"{cell.name}.json"
-    if finished(path, cell):
-        say(f"{cell.name}: finished before")
-        return path
     cfg = settled(cell)
     minis = fold_minis(get_minis(cfg), cfg, cell.fold)
+    if not redo and finished(path, cell, minis):
+        say(f"{cell.name}: finished before")
+        return path
 
     def show(learner, evidence):
         for task, figure in best_and_worst(learner, evidence, minis).items():
@@ -598,6 +615,7 @@ def run_cell(
         more["keep"] = Path(networks) / cell.name
         more["keep"].mkdir(parents=True, exist_ok=True)
     made = runners[cell.system](cfg, minis, lambda text: say(f"{cell.name}: {text}"), *([show] if pictures else []), **more)
+    made["data"] = data_digest(minis)
     part = path.with_suffix(".json.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     part.write_text(cell_text(cell_record(cell, made)), encoding="utf-8")
@@ -615,7 +633,9 @@ def run_cells(
 ) -> "list[Path]":  # the finished files, in the order of `cells`
     "Run what is missing. The first failure stops the rest; what is finished stays."
     for cell in cells:
-        finished(Path(out) / f"{cell.name}.json", cell)  # refuses other settings before anything is trained
+        path = Path(out) / f"{cell.name}.json"
+        if path.is_file():  # refused before anything is trained
+            finished(path, cell, fold_minis(get_minis(settled(cell)), settled(cell), cell.fold))
     if jobs < 1:
         raise InputError(f"jobs={jobs}: must be at least 1.")
     if jobs == 1:
@@ -771,6 +791,10 @@ def lead_table(rows: "list[Row]", leader: str, resamples: int = RESAMPLES) -> st
             if row is ours or (row.weights, row.size) != (ours.weights, ours.size):
                 continue
             theirs, cells = resampled(row.evidences, resamples), []
+            for task in ours.evidences[0].keys() & row.evidences[0].keys():
+                if ours.evidences[0][task]["images"] != row.evidences[0][task]["images"]:
+                    raise InputError(f"{leader} and {row.system}: were measured on different images of {TASK_TITLES[task]} and "
+                                     "cannot be paired. Keep cells of different data in different folders.")
             for s in SCORES:
                 known = row.mean(s) is not None and ours.mean(s) is not None and s in mine and s in theirs
                 low, high = interval(mine[s] - theirs[s]) if known else (0, 0)
