@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['PRIOR', 'FIRST_BOX', 'group_norm', 'DynamicFeatureFusion', 'separable', 'TaskAwarenessLayer', 'UnifiedOutput',
            'UnifiedOutputLayer', 'ConvLayer', 'TaskAdaptiveProcessor', 'OneHead', 'build_network', 'one_branch',
-           'head_linear_maps', 'check_network', 'count_macs']
+           'factored', 'linear_maps', 'check_network', 'count_macs']
 
 # %% ../nbs/08_net.ipynb #c2e233d7
 import math
+from collections import Counter
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -222,35 +224,60 @@ def one_branch(net: OneHead) -> bool:
             and torch.allclose(out.classification, cls.mean((2, 3)), atol=1e-6))
 
 # %% ../nbs/08_net.ipynb #e1ecb0ae
-def head_linear_maps(net: OneHead) -> list:  # one list of module names a layer
-    "The head's convolutions and linear maps, grouped by layer; a pointwise convolution after a depthwise one joins it."
-    groups = []
-    for name, module in net.head.named_modules():
-        if isinstance(module, nn.Conv2d):
-            pointwise = groups and groups[-1]["depthwise"] and module.kernel_size == (1, 1)
-            if pointwise:
-                groups[-1]["names"].append(name)
-                groups[-1]["depthwise"] = False
-            else:
-                groups.append({"names": [name], "depthwise": module.groups == module.in_channels > 1})
-        elif isinstance(module, nn.Linear) and not name.endswith("modulation"):
-            groups.append({"names": [name], "depthwise": False})
-    return [g["names"] for g in groups]
+def factored(first: nn.Module, second: nn.Module) -> bool:
+    "True when the two, one right after the other, are one convolution with a factored kernel: depthwise and pointwise."
+    def depthwise(m):
+        return isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1
+
+    def pointwise(m):
+        return isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.groups == 1
+
+    return depthwise(first) and pointwise(second) or pointwise(first) and depthwise(second)
 
 
+@torch.no_grad()
+def linear_maps(
+    net: OneHead,  # in eval
+    part: str,  # neck | head
+) -> "list[list[str]]":  # one list of module names a layer, in running order
+    "The part's convolutions and linear maps as a forward pass runs them; a factored convolution is one layer."
+    module = getattr(net, part)
+    modulations = [m.modulation for m in module.modules() if type(m) is TaskAwarenessLayer]
+    layers, made, handles = [], {}, []  # made: id of an output -> (the output, its version, who made it, the layer)
+
+    def count(name, m, inputs, output):
+        _, version, maker, layer = made.pop(id(inputs[0]), (None, -1, None, []))
+        joins = version == inputs[0]._version and factored(maker, m)
+        if not joins:
+            layers.append(layer := [])
+        layer.append(name)
+        made[id(output)] = output, output._version, None if joins else m, layer
+
+    for name, m in module.named_modules():
+        if isinstance(m, (nn.Conv2d, nn.Linear)) and not any(m is own for own in modulations):
+            handles.append(m.register_forward_hook(partial(count, name)))
+    try:
+        net(torch.zeros(1, 3, 64, 64, device=next(net.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return layers
+
+# %% ../nbs/08_net.ipynb #e3d07b58
 def check_network(net: OneHead) -> dict:
     "Measure on the built network what the assignment limits. All values are counted, none is declared."
     blocks = range(1, net.backbone.steps - 1)
     still = [not any(p.requires_grad for m in net.backbone.step_modules(i) for p in m.parameters()) for i in blocks]
-    was_training, layers = net.training, head_linear_maps(net)
-    branch = one_branch(net.eval())
+    was_training = net.training
+    branch, layers, neck = one_branch(net.eval()), linear_maps(net, "head"), linear_maps(net, "neck")
     net.train(was_training)
+    laterals = [names[0].split(".")[1] for names in neck if names[0].startswith("laterals.")]
     return {"total": sum(p.numel() for p in net.parameters()),
             "trainable": sum(p.numel() for p in net.parameters() if p.requires_grad),
             "backbone": sum(p.numel() for p in net.backbone.parameters()),
             "neck": sum(p.numel() for p in net.neck.parameters()),
             "head": sum(p.numel() for p in net.head.parameters()),
-            "neck_layers": max(sum(isinstance(m, nn.Conv2d) for m in path.modules()) for path in net.neck.laterals),
+            "neck_layers": max(Counter(laterals).values()) + len(neck) - len(laterals),
             "head_layers": len(layers), "head_maps": layers, "one_branch": branch,
             "frozen_blocks": next((i for i, s in enumerate(still) if not s), len(still))}
 
