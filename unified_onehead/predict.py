@@ -8,8 +8,8 @@ __all__ = ['UNMEASURED', 'Predictor', 'judge_labels', 'evaluate_file']
 # %% ../nbs/18_predict.ipynb #805cb95b
 from pathlib import Path
 
-from .config import IGNORE, TASK_TITLES, TASKS, InputError
-from .data import MiniDataset, Record
+from .config import IGNORE, TASK_TITLES, TASKS
+from .data import MiniDataset, Record, mask_values
 from .learner import evaluate, load_model, pick_device
 from .sources import read_minis
 from .stages import predict_image
@@ -43,14 +43,7 @@ def judge_labels(
     dataset: MiniDataset,  # validation images at full size
 ) -> str:  # why the task cannot be measured; empty when it can
     "Decode everything before the network runs. Raises InputError for a broken file and for a mask value that is no class."
-    known, seen = set(range(len(task.classes))) | {IGNORE}, set()
-    for index, record in enumerate(dataset.records):
-        mask = dataset.sample(index).mask
-        found = set() if mask is None else set(mask.unique().tolist())
-        if found - known:
-            raise InputError(f"{record.mask_path}: the mask holds the value {min(found - known)}, which is none of the classes "
-                             f"0..{len(task.classes) - 1} and not {IGNORE} for 'ignore'. Correct the mask.")
-        seen |= found
+    seen = set().union(*(mask_values(dataset.sample(i), len(task.classes)) for i in range(len(dataset))))
     if not len(dataset):
         return "val has no image"
     if task.name == "seg" and seen == {IGNORE}:

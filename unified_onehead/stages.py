@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from .config import IGNORE, MACHINE, METRICS, TASKS, Config, InputError, replace_fields, seed_everything, to_dict
-from .data import Minis, letterbox, load_sample, normalise
+from .config import MACHINE, METRICS, TASKS, Config, InputError, replace_fields, seed_everything, to_dict
+from .data import Minis, letterbox, load_sample, mask_values, normalise
 from .strategies import make_strategy
 from .learner import (
     BorrowedMasks, Learner, device_name, evaluate_seen, fit_stage, load_model, save_model)
@@ -326,13 +326,8 @@ def check_images(learner: Learner) -> None:
     "Decode every image before the first epoch, so that a broken file is named now and not after an hour."
     for sets in (learner.train_sets, learner.val_sets):
         for task, dataset in sets.items():
-            known = set(range(len(learner.tasks[task].classes))) | {IGNORE}
-            for index, record in enumerate(dataset.records):
-                mask = dataset.sample(index).mask
-                strange = set() if mask is None else set(mask.unique().tolist()) - known
-                if strange:
-                    raise InputError(f"{record.mask_path}: the mask holds the value {min(strange)}, which is none of the "
-                                     f"{len(known) - 1} classes and not {IGNORE} for 'ignore'. Correct the mask.")
+            for index in range(len(dataset)):
+                mask_values(dataset.sample(index), len(learner.tasks[task].classes))
     if not any(not c for r in learner.val_sets["det"].records for c in r.crowd):
         raise InputError("detection: no val image has a box of the chosen classes, so nothing could be measured. Choose other "
                          "classes with det_classes=a,b,c.")
