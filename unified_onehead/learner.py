@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'pick_device', 'make_accelerator', 'device_name', 'epoch_steps', 'task_turns', 'Feed', 'from_memory',
-           'parameter_groups', 'rate_factor', 'Learner', 'make_optimizer', 'make_feed', 'forget_views', 'fit_stage',
-           'fit_epoch', 'evaluate', 'evaluate_seen', 'BorrowedMasks', 'save_model', 'load_model']
+           'parameter_groups', 'rate_factor', 'Learner', 'make_optimizer', 'make_feed', 'forget_views', 'shown_images',
+           'fit_stage', 'fit_epoch', 'evaluate', 'evaluate_seen', 'BorrowedMasks', 'save_model', 'load_model']
 
 # %% ../nbs/15_learner.ipynb #d099d74a
 import io
@@ -201,7 +201,7 @@ class Learner:
         self.train_sets = {t: MiniDataset(s["train"], side) for t, s in records.items() if s.get("train")}
         self.val_sets = {t: MiniDataset(s["val"], 1 << 30) for t, s in records.items() if s.get("val")}
         seed, zoom = cfg.run.seed if cfg.train.view_seed < 0 else cfg.train.view_seed, (cfg.train.zoom_min, cfg.train.zoom_max)
-        self.views = ViewDataset(self.train_sets, cfg.data.size, zoom, seed)
+        self.views, self.shown = ViewDataset(self.train_sets, cfg.data.size, zoom, seed), {}  # shown: of the latest stage
 
     def plan(self, names: "tuple[str, ...]", generator: torch.Generator) -> list:  # epochs of steps of keys
         "All steps of a stage."
@@ -247,6 +247,14 @@ def forget_views(learner: Learner) -> None:
         learner.store = {name: view for name, view in learner.store.items() if name[0] in stored}
 
 # %% ../nbs/15_learner.ipynb #274f4653
+def shown_images(plan: list) -> "dict[str, set[int]]":  # task -> indices of training images
+    "Which images a stage's steps show, whatever their source."
+    shown = {}
+    for task, index, _ in (key for steps in plan for step in steps for key in step):
+        shown.setdefault(task, set()).add(index)
+    return shown
+
+
 def fit_stage(
     learner: Learner,
     stage: int,  # counts from 0
@@ -261,6 +269,7 @@ def fit_stage(
     if stage:
         freeze_norm(learner.net.backbone)  # statistics learned in stage 1 must not follow the images of later stages
     plan = learner.plan(names, generator)
+    learner.shown = shown_images(plan)
     optimizer, schedule, average = make_optimizer(learner, sum(map(len, plan)), stage)
     feed = make_feed(learner)
     title = f"stage {stage + 1} " + "+".join(TASK_TITLES[n] for n in names)

@@ -187,12 +187,13 @@ def run_stages(
     for stage, names in enumerate(learner.strategy.plan()):
         key = "+".join(names)
         if key not in state["matrix"]:
-            replayed = {t: len(k) for t, k in learner.strategy.memory.kept.items()}
+            stored = {t: set(k) for t, k in learner.strategy.memory.kept.items()}
             rows = fit_stage(learner, stage, names, list(seen))
             seen += names
             state["matrix"][key], state["details"] = evaluate_seen(learner, seen)
             state["seconds"][key] = round(sum(r["seconds"] for r in rows), 2)
-            images = {t: len(learner.train_sets[t]) for t in names}
+            images = {t: len(new) for t, seen_now in learner.shown.items() if (new := seen_now - stored.get(t, set()))}
+            replayed = {t: len(kept) for t, kept in stored.items()}
             state["stages"].append({"name": key, "tasks": list(names), "images": images, "replayed": replayed})
             state["strategy"] = learner.strategy.state()
             scores = state["matrix"][key]
