@@ -50,6 +50,16 @@ def runner(result, calls):
     return run
 
 
+def honest_runner(calls):
+    "The same, with the names of the images that it was given."
+    def run(cfg, minis, say=print, show=None):
+        runner(None, calls)(cfg, minis)
+        names = [compare.image_name(r, minis.root) for r in minis.records["cls"]["val"]]
+        seen = {"cls": {"images": names, "classes": ["x", "y"], "seen": [[0, 0]] * len(names)}}
+        return {**made(), "evidence": seen}
+    return run
+
+
 def test_scores_by_hand():
     found = compare.summary([{"matrix": SEQUENCE}], {"mIoU": 0.5, "AP": 0.4, "Top1": 0.6})
     assert found["acc"] == pytest.approx((0.4 + 0.1 + 0.9) / 3)
@@ -110,7 +120,7 @@ def test_a_leaked_image_is_in_one_fold_only(cfg):
 
 def test_a_finished_cell_is_not_run_again(cfg, tmp_path):
     calls, say = [], []
-    runners = {"naive": runner(made(), calls)}
+    runners = {"naive": honest_runner(calls)}
     path = run_cell(Cell("naive", cfg), tmp_path, say.append, runners)
     before = path.read_bytes()
     assert run_cell(Cell("naive", cfg), tmp_path, say.append, runners) == path
@@ -121,6 +131,23 @@ def test_a_finished_cell_is_not_run_again(cfg, tmp_path):
     moved = replace(cfg, data=replace(cfg.data, root=cfg.data.root + "/."), run=replace(cfg.run, threads=2))
     run_cell(Cell("naive", moved), tmp_path, say.append, runners)
     assert len(calls) == 3, "another place and another number of threads make no other experiment"
+    other = replace_fields(cfg, root=str(make_synthetic(tmp_path / "other", 1, 12, 6, 32)))
+    with pytest.raises(InputError, match="data: .* in the file"):
+        run_cells([Cell("naive", other)], tmp_path)
+    run_cell(Cell("naive", cfg), tmp_path, say.append, runners, redo=True)
+    assert len(calls) == 4
+
+
+def test_redo_keeps_the_old_cell_until_the_new_one_is_whole(cfg, tmp_path):
+    path = run_cell(Cell("naive", cfg), tmp_path, lambda *_: None, {"naive": honest_runner([])})
+    before = path.read_bytes()
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(Cell("naive", cfg), tmp_path, lambda *_: None, {"naive": dies}, redo=True)
+    assert path.read_bytes() == before
 
 
 def test_fields_of_a_cell(cfg, tmp_path):
@@ -168,7 +195,7 @@ def test_a_detector_alone_asks_its_segmenter(cfg, tmp_path, monkeypatch):
     for task, net in zip(("det", "seg"), *asked):
         kept = load_model(tmp_path / "networks" / path.stem / f"{task}.pt")[0].state_dict()
         assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items()), task
-    stages.single_task_runs(cfg, compare.get_minis(cfg), lambda row: None)
+    stages.single_task_runs(cfg, compare.get_minis(cfg), tmp_path, lambda row: None)
     assert len(asked) == 2 and asked[1][0] is not asked[1][1]
 
 
