@@ -500,8 +500,8 @@ def differences(
     weights, known = Path(cfg.net.weights), (saved.get("weights") or {}).get("sha256")
     if known and weights.is_file() and file_sha256(weights) != known:
         unlike.append(f"weights: {weights} is not the file that the cell started from (sha256 {known[:12]}..)")
-    if minis and "data" in saved and saved["data"] != data_digest(minis):
-        unlike.append(f"data: {saved['data']} in the file, {data_digest(minis)} in {minis.root}")
+    if minis and "data" in saved and saved["data"] != (digest := data_digest(minis)):
+        unlike.append(f"data: {saved['data']} in the file, {digest} in {minis.root}")
     for task, part in (saved["evidence"].items() if minis else ()):
         if part["images"] != [image_name(r, minis.root) for r in minis.records[task]["val"]]:
             unlike.append(f"data: the file was measured on other images of {TASK_TITLES[task]} than {minis.root} holds")

@@ -60,10 +60,11 @@ def rules_data(
     left_out = ", ".join(f"{n} of {t} left out of train" for t, n in shared.items())
     overlap, name, limit = sum(shared.values()), "data: disjoint", "no image in two splits or two datasets"
     size, megabytes, twice = info.get("bytes"), "< 120 MB together", info.get("shared")
+    note = left_out  # of the row on overlap
     if twice:
-        left_out = "; ".join(f"{one} is {other}" for one, other in twice[:3]) + ", .." * (len(twice) > 3)
+        note = "; ".join(f"{one} is {other}" for one, other in twice[:3]) + ", .." * (len(twice) > 3)
     elif twice is None:
-        left_out = "; ".join(filter(None, (left_out, "compared within each dataset, by file")))
+        note = "; ".join(filter(None, (left_out, "compared within each dataset, by file")))
     made = "synthetic minis, not the course's data" if info.get("synthetic") else ""
     return [
         rule("data: layout", "three minis with train and val", str(info.get("root", "not recorded")),
@@ -71,7 +72,7 @@ def rules_data(
         rule("data: images", "240 train / 60 val a task", text,
              complete and all(pair == (240, 60) for pair in found.values()), left_out),
         unknown(name, limit, "no check for shared images") if leaks is None else
-        rule(name, limit, f"{len(twice)} used" if twice else f"0 used, {overlap} found" if overlap else "0", not twice, left_out),
+        rule(name, limit, f"{len(twice)} used" if twice else f"0 used, {overlap} found" if overlap else "0", not twice, note),
         unknown("data: size", megabytes, "size not recorded") if size is None else
         rule("data: size", megabytes, f"{size / 1e6:.1f} MB", size < 120e6)]
 

@@ -28,7 +28,7 @@ from .learner import (
     BorrowedMasks, Learner, device_name, evaluate_seen, fit_stage, load_model, save_model)
 from .metrics import ScoreMatrix, trivial_floors
 from .net import OneHead, build_network, check_network, count_macs
-from .report import judge, verdict_table, write_report
+from .report import judge, verdict_table, write_atomic, write_report
 from .sources import find_mini, folder_mb, read_minis, shared_images
 from .synthetic import make_synthetic
 from .task import class_counts, make_tasks
@@ -97,8 +97,8 @@ def open_folder(
 
 def next_name(parent: Path, name: str, resume: bool) -> Path:
     "The name after the last taken one of name, name-2, name-3; with `resume` the last taken one."
-    known = [int(p.name[len(name) + 1:] or 1) for p in parent.glob(f"{name}*")
-             if p.name == name or p.name.startswith(f"{name}-") and p.name[len(name) + 1:].isdecimal()]
+    known = [int(number) for p in parent.glob(f"{name}-*") if (number := p.name[len(name) + 1:]).isdecimal()]
+    known += [1] * (parent / name).exists()
     number = max(known, default=0) + (not (resume and known))
     return parent / (name if number == 1 else f"{name}-{number}")
 
@@ -229,7 +229,7 @@ def restore(
     old, new = ({k: v for part in to_dict(cfg).values() for k, v in part.items() if k not in MACHINE}
                 for cfg in (made, learner.cfg))
     changed = [f"{k}: {old[k]} then, {new[k]} now" for k in new if old[k] != new[k]]
-    if file.get("data", data_digest(minis)) != data_digest(minis):
+    if file.get("data") not in (None, data_digest(minis)):  # None: a checkpoint of an older version
         changed.append("the data: other images or labels")
     if changed:
         raise InputError(f"{folder}: was made with other settings, so it cannot be resumed with these ({'; '.join(changed)}). "
@@ -318,9 +318,7 @@ def keep_finished(
 ) -> None:
     "Start the log, without rows of a stage that was interrupted and will run again."
     kept = [r for r in read_log(log_file) if (r["single_task"] in alone if "single_task" in r else r["stage"] < stages)]
-    part = Path(f"{log_file}.part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-    os.replace(part, log_file)
+    write_atomic(log_file, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def check_images(learner: Learner) -> None:
