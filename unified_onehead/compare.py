@@ -38,7 +38,7 @@ from matplotlib.axes import Axes
 import unified_onehead
 from .config import (
     BOXES_ALONE, MACHINE, METRICS, TASKS, TASK_TITLES, Config, DistillConfig, InputError,
-    LossConfig, replace_fields, seed_everything, to_dict)
+    LossConfig, replace_fields, replace_file, seed_everything, to_dict)
 from .backbone import file_sha256
 from .data import Minis
 from .learner import BorrowedMasks, Learner, device_name, evaluate, fit_stage, save_model
@@ -616,10 +616,8 @@ def run_cell(
         more["keep"].mkdir(parents=True, exist_ok=True)
     made = runners[cell.system](cfg, minis, lambda text: say(f"{cell.name}: {text}"), *([show] if pictures else []), **more)
     made["data"] = data_digest(minis)
-    part = path.with_suffix(".json.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(cell_text(cell_record(cell, made)), encoding="utf-8")
-    os.replace(part, path)
+    replace_file(path, cell_text(cell_record(cell, made)))
     say(f"{cell.name}: finished in {duration(time.perf_counter() - started)}")
     return path
 

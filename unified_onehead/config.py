@@ -6,14 +6,16 @@
 __all__ = ['TASKS', 'METRICS', 'TASK_TITLES', 'IGNORE', 'MACHINE', 'BOXES_ALONE', 'PRESETS', 'InputError', 'expect_error',
            'DataConfig', 'NetConfig', 'LossConfig', 'TrainConfig', 'DistillConfig', 'RunConfig', 'Config',
            'field_table', 'parse_value', 'replace_fields', 'apply_overrides', 'check_config', 'preset', 'to_dict',
-           'from_dict', 'seed_everything']
+           'from_dict', 'replace_file', 'seed_everything']
 
 # %% ../nbs/00_config.ipynb #9d40303e
 import dataclasses
 import difflib
+import os
 import random
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 # %% ../nbs/00_config.ipynb #83bace7b
 TASKS = ("seg", "det", "cls")                               # the order of the stages
@@ -262,6 +264,17 @@ def from_dict(plain: dict) -> Config:  # the configuration
     "The inverse of `to_dict`; a field of another version is refused by name."
     leaves = {k: tuple(v) if isinstance(v, list) else v for part in plain.values() for k, v in part.items()}
     return replace_fields(Config(), **leaves)
+
+# %% ../nbs/00_config.ipynb #e591549e
+def replace_file(
+    path: "str | Path",  # the file; its folder exists
+    content: "str | bytes | memoryview",  # text is written as UTF-8
+) -> None:
+    "Write beside `path`, then rename. Raises OSError, and then what was there is still there."
+    path = Path(path)
+    part = path.with_name(f".{path.name}.new")
+    part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    os.replace(part, path)
 
 # %% ../nbs/00_config.ipynb #d7854af7
 def seed_everything(seed: int) -> None:

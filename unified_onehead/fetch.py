@@ -47,7 +47,7 @@ import gdown
 import requests
 from gdown.exceptions import FileURLRetrievalError
 
-from .config import TASKS, InputError
+from .config import TASKS, InputError, replace_file
 from .manifest import DET_CLASSES, Rule, coco_index, imagenette_index, make_manifest, manifest_bytes
 from .manifest import settle, voc_index
 from .prepare import CARD, MANIFEST, differences, prepare, read_manifest, sha256_of
@@ -239,9 +239,7 @@ def write_note(
     noted: dict,  # plain values
 ) -> None:
     "Replace the note in one step; raises OSError, and then the old one is still there."
-    part = Path(f"{path}.new")
-    part.write_text(json.dumps(noted), encoding="utf-8")
-    os.replace(part, path)
+    replace_file(path, json.dumps(noted))
 
 # %% ../nbs/22_fetch.ipynb #1573a537
 def download(
@@ -521,9 +519,7 @@ def read_state(to: Path) -> dict:
 
 def write_state(to: Path, state: dict) -> None:
     "Replace the marker in one step."
-    part = to / f"{STATE}.part"
-    part.write_text(json.dumps(state, sort_keys=True, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, to / STATE)
+    replace_file(to / STATE, json.dumps(state, sort_keys=True, indent=1) + "\n")
 
 
 def whats_wrong(to: Path) -> str:
@@ -649,9 +645,7 @@ def save_archives(to: Path, drive: Path, say, renew: bool = False) -> None:
             local = to / WORK / f"{FOLDERS[task]}.zip"
             hashes[local.name] = pack(to, task, local)
             copy_verified(local, drive / local.name, hashes[local.name])
-        part = drive / f"{RECORD}.part"
-        part.write_text(json.dumps({"manifest": manifest, "archives": hashes}, indent=1), encoding="utf-8")
-        os.replace(part, drive / RECORD)
+        replace_file(drive / RECORD, json.dumps({"manifest": manifest, "archives": hashes}, indent=1))
         say(f"kept for the next session: three archives in {drive}")
     except OSError as error:
         say(f"WARNING: the archives could not be kept in {drive} ({error}); the next session downloads again.")

@@ -10,7 +10,6 @@ __all__ = ['FORMAT', 'pick_device', 'make_accelerator', 'device_name', 'epoch_st
 # %% ../nbs/15_learner.ipynb #d099d74a
 import io
 import math
-import os
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from .augment import LetterboxDataset, ViewDataset
 from .backbone import BACKBONES, folded_trunk, freeze, freeze_norm
-from .config import BOXES_ALONE, TASK_TITLES, Config, InputError, from_dict, seed_everything, to_dict
+from .config import BOXES_ALONE, TASK_TITLES, Config, InputError, from_dict, replace_file, seed_everything, to_dict
 from .data import Batch, MiniDataset, collate
 from .strategies import Strategy
 from .losses import weighted_sum
@@ -371,10 +370,9 @@ def save_model(
     name = next(k for k, kind in BACKBONES.items() if type(net.backbone) is kind)
     state = {"format": FORMAT, "config": to_dict(cfg), "classes": classes, "backbone": name, "frozen": net.backbone.frozen,
              "versions": {"torch": str(torch.__version__)}, "state_dict": net.state_dict(), **more}
-    buffer, part = io.BytesIO(), Path(f"{path}.part")
+    buffer = io.BytesIO()
     torch.save(state, buffer)
-    part.write_bytes(buffer.getbuffer())  # a disk that refuses raises OSError here; torch's own writer would say RuntimeError
-    os.replace(part, path)
+    replace_file(path, buffer.getbuffer())  # a disk that refuses raises OSError here; torch's own writer would say RuntimeError
 
 # %% ../nbs/15_learner.ipynb #3f766bd6
 def load_model(

@@ -11,13 +11,13 @@ __all__ = ['BACKBONES', 'REMEDIES', 'OWN_CHANNELS', 'CITATIONS', 'DATASETS', 'ru
            'section_resources', 'write_atomic', 'citations', 'report_text', 'write_report']
 
 # %% ../nbs/16_report.ipynb #06df9125
-import os
+import io
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .config import METRICS, TASK_TITLES, TASKS, InputError
+from .config import METRICS, TASK_TITLES, TASKS, InputError, replace_file
 from .metrics import FLOOR_REASONS, ScoreMatrix, delta_p, learned, score_drop
 from .viz import plot_curves, plot_matrix
 
@@ -472,14 +472,12 @@ def write_atomic(
 ) -> Path:  # `path`
     "Write beside `path`, then rename. Raises InputError naming the file when the folder cannot be written."
     path = Path(path)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, str):
-            part.write_text(content, encoding="utf-8")
-        else:
-            content.savefig(part, dpi=110)
-        os.replace(part, path)
+        if not isinstance(content, str):
+            content.savefig(drawn := io.BytesIO(), dpi=110, format=path.suffix[1:])
+            content = drawn.getbuffer()
+        replace_file(path, content)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}). Choose another folder with --out, or "
                          "make room and check its permissions.") from error

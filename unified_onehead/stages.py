@@ -11,7 +11,6 @@ __all__ = ['SYNTHETIC_SEED', 'get_minis', 'data_digest', 'data_bytes', 'data_fac
 # %% ../nbs/17_stages.ipynb #20a71f46
 import hashlib
 import json
-import os
 import platform
 import statistics
 import time
@@ -21,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from .config import MACHINE, METRICS, TASKS, Config, InputError, replace_fields, seed_everything, to_dict
+from .config import (
+    MACHINE, METRICS, TASKS, Config, InputError, replace_fields, replace_file, seed_everything, to_dict)
 from .data import Minis, letterbox, load_sample, mask_values, normalise
 from .strategies import make_strategy
 from .learner import (
@@ -105,9 +105,7 @@ def next_name(parent: Path, name: str, resume: bool) -> Path:
 
 def write_json(path: Path, value) -> None:
     "Write JSON atomically."
-    part = Path(f"{path}.part")
-    part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-    os.replace(part, path)
+    replace_file(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 # %% ../nbs/17_stages.ipynb #9023268b
 @torch.no_grad()

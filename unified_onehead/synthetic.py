@@ -21,7 +21,7 @@ import filelock
 import numpy as np
 from PIL import Image
 
-from .config import IGNORE, TASKS, InputError
+from .config import IGNORE, TASKS, InputError, replace_file
 from .viz import voc_palette
 
 # %% ../nbs/04_synthetic.ipynb #de4e3e2c
@@ -397,9 +397,7 @@ def write_marker(
     complete: bool,  # whether every file is written
 ) -> None:
     "Replace the marker in one step."
-    part = out / f".{MARKER}.part"
-    part.write_text(json.dumps({**wanted, "complete": complete}), encoding="utf-8")
-    os.replace(part, out / MARKER)
+    replace_file(out / MARKER, json.dumps({**wanted, "complete": complete}))
 
 
 def present_files(
