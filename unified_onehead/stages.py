@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYNTHETIC_SEED', 'get_minis', 'data_digest', 'data_bytes', 'data_facts', 'open_folder', 'next_name', 'write_json',
-           'measure_latency', 'versions', 'RunLog', 'read_log', 'keep_checkpoint', 'run_stages', 'last_checkpoint',
+           'measure_latency', 'versions', 'RunLog', 'read_log', 'keep_checkpoint', 'run_stages', 'first_readable',
            'restore', 'single_task_runs', 'run_assignment', 'doubt', 'describe_start', 'keep_finished', 'check_images',
            'reproduces', 'collect', 'floors', 'predict_image', 'finish']
 
@@ -203,13 +203,16 @@ def run_stages(
             seen += names
 
 # %% ../nbs/17_stages.ipynb #e664789d
-def last_checkpoint(folder: Path, say=print) -> "tuple | None":  # what `load_model` returns
-    "The latest finished stage whose checkpoint can be read."
-    for path in sorted(folder.glob("stage*.pt"), reverse=True):
+def first_readable(
+    paths: "list[Path]",  # the preferred checkpoint first
+    say=print,
+) -> "tuple | None":  # what `load_model` returns
+    "The first checkpoint that can be read; says which cannot."
+    for path in paths:
         try:
             return load_model(path)
         except InputError as error:
-            say(f"{error} The stage before it is taken.")
+            say(f"{error} What it held is trained again.")
     return None
 
 
@@ -220,7 +223,7 @@ def restore(
     say=print,
 ) -> "dict | None":  # the state to go on with; None: no stage was finished
     "Load the latest stage's network, memory and matrix. Raises InputError when settings or data differ."
-    saved = last_checkpoint(folder, say)
+    saved = first_readable(sorted(folder.glob("stage*.pt"), reverse=True), say)
     if saved is None:
         return None
     net, made, _, file = saved
@@ -243,11 +246,12 @@ def single_task_runs(cfg: Config, minis: Minis, folder: Path, log, say=print) ->
     for task in TASKS:
         seed_everything(cfg.run.seed)
         path = folder / f"single_{task}.pt"
-        nets[task] = load_model(path)[0] if path.exists() else build_network(cfg, class_counts(minis.classes))[0]
+        saved = first_readable([path] * path.exists(), say)
+        nets[task] = saved[0] if saved else build_network(cfg, class_counts(minis.classes))[0]
         tasks, strategy = make_tasks(minis.classes, cfg, nets[task].stride), make_strategy(replace_fields(cfg, strategy="naive"))
         learner = Learner(nets[task], tasks, strategy, minis.records, cfg,
                           lambda row, task=task: log({**row, "single_task": task}))
-        if not path.exists():
+        if not saved:
             fit_stage(learner, 0, (task,), [])
             keep_checkpoint(path, learner, minis, say)
         if task == "det":
