@@ -205,7 +205,7 @@ def test_an_interrupted_cell_does_not_count(cfg, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run_cell(Cell("naive", cfg), tmp_path, lambda *_: None, {"naive": dies})
-    (tmp_path / "naive-x.json.part").write_text('{"system": "nai')
+    (tmp_path / ".naive-x.json.new").write_text('{"system": "nai')
     assert read_cells(tmp_path) == []
     (tmp_path / "broken.json").write_text('{"system": "nai')
     with pytest.raises(InputError, match="not readable as a cell"):
