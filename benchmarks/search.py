@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from unified_onehead.cli import run_config
-from unified_onehead.compare import Cell, assign_folds, make_learner, pool, scores_of, settled, shown_config, take_evidence
+from unified_onehead.compare import (Cell, assign_folds, class_values, make_learner, pool, scores_of, settled, shown_config,
+                                     take_evidence)
 from unified_onehead.config import BOXES_ALONE, TASKS, InputError
 from unified_onehead.data import collate, letterbox
 from unified_onehead.learner import device_name, fit_stage
@@ -62,7 +63,9 @@ def trial(name: str, task: str, cfg, fold: int, settings: list, note: str, store
     rows = fit_stage(learner, 0, (task,), [])
     evidence = take_evidence(learner.net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.root)
     line = {"name": name, "task": task, "fold": fold, "seed": cfg.run.seed, "settings": settings, "note": note, "patch": "",
-            "scores": {k: round(v, 5) for k, v in scores_of({task: evidence}).items()}, "held_out": held_losses(learner, task),
+            "scores": {k: round(v, 5) for k, v in scores_of({task: evidence}).items()},
+            "classes": {c: v["value"] for c, v in class_values({task: evidence})[task].items()},
+            "held_out": held_losses(learner, task),
             "train": {k: round(v, 4) for k, v in rows[-1]["parts"].items()}, "seconds": round(sum(r["seconds"] for r in rows)),
             "weights": weights["name"], "size": cfg.data.size, "device": device_name(learner.device), "config": shown_config(cfg)}
     return line, {task: evidence}
