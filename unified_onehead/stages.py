@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SYNTHETIC_SEED', 'get_minis', 'data_digest', 'data_bytes', 'data_facts', 'open_folder', 'next_name', 'write_json',
            'measure_latency', 'versions', 'RunLog', 'read_log', 'keep_checkpoint', 'run_stages', 'first_readable',
-           'restore', 'single_task_runs', 'run_assignment', 'doubt', 'describe_start', 'keep_finished', 'check_images',
-           'reproduces', 'collect', 'floors', 'predict_image', 'finish']
+           'check_same_run', 'restore', 'single_task_runs', 'run_assignment', 'doubt', 'describe_start',
+           'keep_finished', 'check_images', 'reproduces', 'collect', 'floors', 'predict_image', 'finish']
 
 # %% ../nbs/17_stages.ipynb #20a71f46
 import hashlib
@@ -79,10 +79,11 @@ def open_folder(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output {folder}: is a file. Give another folder with --out.")
     traces = (folder / "log.jsonl", folder / "stage1.pt")  # either may be lost
-    ours = not folder.is_dir() or not any(folder.iterdir()) or any(p.exists() for p in traces)
+    taken = any(p != folder / "figures" for p in folder.rglob("*"))  # that folder is all a start refused later leaves behind
+    ours = not taken or any(p.exists() for p in traces)
     if resume and ((folder / "results.json").exists() or not ours):
         raise InputError(f"output {folder}: holds no interrupted run; nothing was overwritten. Give another folder with --out.")
-    if folder.is_dir() and any(folder.iterdir()) and not resume:
+    if taken and not resume:
         raise InputError(f"output {folder}: already holds a run; nothing was overwritten. Give another folder with --out, "
                          "or go on with an interrupted run with --resume.")
     try:
@@ -104,8 +105,8 @@ def next_name(parent: Path, name: str, resume: bool) -> Path:
 
 
 def write_json(path: Path, value) -> None:
-    "Write JSON atomically."
-    replace_file(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    "Write JSON atomically. Raises InputError naming the file when the disk refuses."
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 # %% ../nbs/17_stages.ipynb #9023268b
 @torch.no_grad()
@@ -166,9 +167,9 @@ def read_log(path: Path) -> "list[dict]":
 
 
 def keep_checkpoint(path: Path, learner: Learner, minis: Minis, say=print, **more) -> None:
-    "Save the network as it is; where the disk refuses, say so and go on."
+    "Save the network as it is, and what it learned from; where the disk refuses, say so and go on."
     try:
-        save_model(path, learner.net, learner.cfg, minis.classes, **more)
+        save_model(path, learner.net, learner.cfg, minis.classes, data=data_digest(minis), **more)
     except OSError as error:
         say(f"{path}: cannot be written ({error}); training goes on, but --resume could not start from here.")
 
@@ -177,7 +178,7 @@ def run_stages(
     learner: Learner,
     minis: Minis,
     folder: Path,
-    state: dict,  # matrix, seconds, stages, strategy, details; filled in place and written with every checkpoint
+    state: dict,  # start, matrix, seconds, stages, strategy, details; filled in place and written with every checkpoint
     say=print,
 ) -> None:
     "Train what is left of the plan; evaluate and checkpoint after each stage."
@@ -196,7 +197,7 @@ def run_stages(
             state["strategy"] = learner.strategy.state()
             scores = state["matrix"][key]
             learner.log({"stage": stage, "task": "evaluation", "scores": scores})
-            keep_checkpoint(folder / f"stage{stage + 1}.pt", learner, minis, say, state=state, data=data_digest(minis))
+            keep_checkpoint(folder / f"stage{stage + 1}.pt", learner, minis, say, state=state, start=state.get("start"))
             shown = ", ".join(f"{METRICS[t]} {scores[METRICS[t]]:.4f}" for t in seen)
             say(f"after stage {stage + 1}: {shown}   ({state['seconds'][key]:.0f} s)")
         else:
@@ -216,25 +217,41 @@ def first_readable(
     return None
 
 
-def restore(
-    learner: Learner,
+def check_same_run(
     folder: Path,
+    saved: tuple,  # what `load_model` returned for a checkpoint of it
+    cfg: Config,  # of the run that goes on
     minis: Minis,
-    say=print,
-) -> "dict | None":  # the state to go on with; None: no stage was finished
-    "Load the latest stage's network, memory and matrix. Raises InputError when settings or data differ."
-    saved = first_readable(sorted(folder.glob("stage*.pt"), reverse=True), say)
-    if saved is None:
-        return None
-    net, made, _, file = saved
-    old, new = ({k: v for part in to_dict(cfg).values() for k, v in part.items() if k not in MACHINE}
-                for cfg in (made, learner.cfg))
+    start: str,  # sha256 of its start weights
+) -> None:
+    "Raises InputError when a checkpoint was made with other settings, start weights or data."
+    _, made, _, file = saved
+    known = file.get("start")  # None: a checkpoint of an older version, of which only the path is known
+    apart = {*MACHINE} | ({"weights"} if known is not None else set())
+    old, new = ({k: v for part in to_dict(c).values() for k, v in part.items() if k not in apart} for c in (made, cfg))
     changed = [f"{k}: {old[k]} then, {new[k]} now" for k in new if old[k] != new[k]]
-    if file.get("data") not in (None, data_digest(minis)):  # None: a checkpoint of an older version
+    if known not in (None, start):
+        changed.append(f"the start weights: another file ({made.net.weights} then, {cfg.net.weights} now)")
+    if file.get("data") not in (None, data_digest(minis)):
         changed.append("the data: other images or labels")
     if changed:
         raise InputError(f"{folder}: was made with other settings, so it cannot be resumed with these ({'; '.join(changed)}). "
                          "Repeat the command of the interrupted run, or start a new one with another --out.")
+
+
+def restore(
+    learner: Learner,
+    folder: Path,
+    minis: Minis,
+    start: str,  # sha256 of the start weights
+    say=print,
+) -> "dict | None":  # the state to go on with; None: no stage was finished
+    "Load the latest stage's network, memory and matrix. Raises InputError when settings, start weights or data differ."
+    saved = first_readable(sorted(folder.glob("stage*.pt"), reverse=True), say)
+    if saved is None:
+        return None
+    check_same_run(folder, saved, learner.cfg, minis, start)
+    net, _, _, file = saved
     learner.net.load_state_dict(net.state_dict())
     learner.strategy.load(file["state"]["strategy"])
     return file["state"]
@@ -246,14 +263,17 @@ def single_task_runs(cfg: Config, minis: Minis, folder: Path, log, say=print) ->
     for task in TASKS:
         seed_everything(cfg.run.seed)
         path = folder / f"single_{task}.pt"
+        net, weights = build_network(cfg, class_counts(minis.classes))
         saved = first_readable([path] * path.exists(), say)
-        nets[task] = saved[0] if saved else build_network(cfg, class_counts(minis.classes))[0]
+        if saved:
+            check_same_run(folder, saved, cfg, minis, weights["sha256"])
+        nets[task] = saved[0] if saved else net
         tasks, strategy = make_tasks(minis.classes, cfg, nets[task].stride), make_strategy(replace_fields(cfg, strategy="naive"))
         learner = Learner(nets[task], tasks, strategy, minis.records, cfg,
                           lambda row, task=task: log({**row, "single_task": task}))
         if not saved:
             fit_stage(learner, 0, (task,), [])
-            keep_checkpoint(path, learner, minis, say)
+            keep_checkpoint(path, learner, minis, say, start=weights["sha256"])
         if task == "det":
             learner.net = BorrowedMasks(nets["det"], nets["seg"])
         scores.update(evaluate_seen(learner, [task])[0])
@@ -276,16 +296,22 @@ def run_assignment(
         say(f"WARNING: {note}")
     log = RunLog(folder / "log.jsonl", say)
     learner = Learner(net, make_tasks(minis.classes, cfg, net.stride), strategy, minis.records, cfg, log)
-    state = {"matrix": {}, "seconds": {}, "stages": [], "strategy": {}, "details": {}}
-    if resume and (found := restore(learner, folder, minis, say)):
+    state = {"start": weights["sha256"], "matrix": {}, "seconds": {}, "stages": [], "strategy": {}, "details": {}}
+    if resume and (found := restore(learner, folder, minis, weights["sha256"], say)):
         state = found
         say(f"resumed after {', '.join(state['matrix'])}")
+    elif resume:
+        say(f"{folder}: no finished stage to resume from; training begins anew.")
     keep_finished(log.path, len(state["matrix"]), {t for t in TASKS if (folder / f"single_{t}.pt").exists()})
     check_images(learner)
     run_stages(learner, minis, folder, state, say)
     single = single_task_runs(cfg, minis, folder, log, say) if cfg.run.single_task else {}
     results = collect(learner, minis, weights, state, single)
-    save_model(folder / "model.pt", learner.net, cfg, minis.classes, weights=weights)
+    try:
+        save_model(folder / "model.pt", learner.net, cfg, minis.classes, weights=weights)
+    except OSError as error:
+        raise InputError(f"{folder / 'model.pt'}: cannot be written ({error.strerror or error}). Make room and repeat the command "
+                         "with --resume: no stage is trained again.") from error
     results["reproduced"] = reproduces(folder / "model.pt", learner, results["final"])
     return finish(folder, results, learner, minis, say)
 
