@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from unified_onehead.backbone import match_backbone, read_state
 from unified_onehead.cli import run_config
-from unified_onehead.compare import code_digest, differences, shown_config
+from unified_onehead.compare import CODE, differences, shown_config
 from unified_onehead.config import BOXES_ALONE, METRICS, TASK_TITLES, TASKS, Config, InputError, replace_fields, seed_everything
 from unified_onehead.grid import assign, grid_points, split_detection
 from unified_onehead.learner import Learner, device_name, evaluate_seen, fit_stage
@@ -255,7 +255,7 @@ def case_record(name: str, cfg: Config, every: int, say=print) -> dict:
         "shared": sum(p.numel() for p in shared_parameters(learner.net)),
         "train_seconds": {**trained, "total": sum(trained.values())}, "wall_seconds": time.perf_counter() - started,
         "cpu_seconds": time.process_time() - cpu, "device": device_name(learner.device), "versions": versions(),
-        "code": code_digest(), "date": time.strftime("%Y-%m-%d", time.gmtime()), "config": shown_config(cfg)})
+        "code": CODE, "date": time.strftime("%Y-%m-%d", time.gmtime()), "config": shown_config(cfg)})
 
 
 LONG = ("epochs", "gradients")  # lists written one entry a line

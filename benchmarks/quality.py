@@ -5,17 +5,20 @@
     python benchmarks/quality.py --all --data-root D --weights-dir W [...]                   everything that is missing
 
 A finished cell is benchmarks/results/quality/NAME.json and is not run again; an interrupted one leaves nothing that counts. A
-cell of other settings than asked for is called stale: it is refused, and made again with --redo. The order: ours and the
+cell of other settings or data than asked for is called stale: it is refused, and made again with --redo. The order: ours and the
 specialists on the data's own val, then the same as 5-fold cross-validation, then the other strategies. Needs the extra `bench`.
 """
 import argparse
 import fnmatch
+import functools
 import sys
 from pathlib import Path
 
 from unified_onehead.cli import parse_seeds, run_config
-from unified_onehead.compare import FOLDS, RUNNERS, SYSTEMS, Cell, differences, read_cell, run_cell, settled, shared_views
+from unified_onehead.compare import (FOLDS, RUNNERS, SYSTEMS, Cell, differences, fold_minis, read_cell, run_cell, settled,
+                                     shared_views)
 from unified_onehead.config import InputError
+from unified_onehead.stages import get_minis
 
 OUT = Path(__file__).resolve().parent / "results" / "quality"
 START = ("mobilenet_v2-imagenet-features.pt", "efficientnet-b0-distilled.pt")  # in --weights-dir; the first is the main row
@@ -34,13 +37,13 @@ def plan(data_root: str, weights_dir: str, seeds: list, preset: str, settings: l
             *cells(others, seeds, [None])]
 
 
-def state(cell: Cell, out: Path) -> str:
-    "finished, missing, or stale with the reason."
+def state(cell: Cell, out: Path, splits) -> str:
+    "finished, missing, or stale with the reason; `splits` gives the data of a fold."
     path = out / f"{cell.name}.json"
     if not path.is_file():
         return "missing"
     saved = read_cell(path)
-    changed = differences(saved, settled(cell))
+    changed = differences(saved, settled(cell), splits(cell.fold))
     if cell.system in SPECIALISTS:  # their libraries take seconds to import and are not in the package
         try:
             from specialists import RECIPES
@@ -81,9 +84,13 @@ def main(argv: "list[str] | None" = None) -> int:
     names, settings = ([w for w in args.words if ("=" in w) == has] for has in (False, True))
     try:
         seeds = parse_seeds(args.seeds)
+        if not seeds:
+            raise InputError("--seeds: names none. Write numbers joined by commas, for example 0,1,2.")
         cells, out = plan(args.data_root, args.weights_dir, seeds, args.preset, settings), Path(args.out)
+        cfg = settled(cells[0])
+        splits = functools.cache(lambda fold: fold_minis(get_minis(cfg), cfg, fold))
         if args.plan:
-            found = [(c.name, state(c, out)) for c in cells]
+            found = [(c.name, state(c, out, splits)) for c in cells]
             left = [(name, word) for name, word in found if word != "finished"]
             print(*(name if word == "missing" else f"{name}: {word}" for name, word in left), sep="\n")
             print(f"{len(found) - len(left)} of {len(found)} cells are finished", file=sys.stderr)
@@ -91,7 +98,7 @@ def main(argv: "list[str] | None" = None) -> int:
         if not names and not args.all:
             raise InputError("no cell: name some, or write --plan or --all.")
         kept, wanted = {}, cells if args.all else chosen(cells, names)
-        stale = {c.name: word for c in wanted if (word := state(c, out)).startswith("stale")}
+        stale = {c.name: word for c in wanted if (word := state(c, out, splits)).startswith("stale")}
         for name, word in stale.items():  # asked before anything trains
             if not args.redo:
                 raise InputError(f"{out / name}.json: {word}. --redo makes it again, --out takes another folder.")

@@ -61,16 +61,18 @@ def trio_table(cells: list, folds: bool = False) -> str:
     lines = [["system", *SCORES, "parameters", "GMAC an image", "training, min", "start weights", "size", "device"]]
     rows = rows_of(cells, folds)
     for ours in (r for r in rows if r.system == OURS):
-        trio = [r for r in rows if r.system in SPECIALISTS and (r.weights, r.size) == (ours.weights, ours.size)]
+        trio = [r for r in rows if r.system in SPECIALISTS and r.start == ours.start]
         if len(trio) < 3:
             continue
         scores = {s: spread([v.get(s) for v in row.values]) for row in trio for s in SPECIALISTS[row.system]}
         mine = {s: spread([v.get(s) for v in ours.values]) for s in scores}
         for name, found, group in ((f"{OURS}, one network", mine, [ours]), ("three specialists together", scores, trio)):
             first, minutes = [row.cells[0] for row in group], [whole_minutes(row.cells) for row in group]
+            *start, _ = behind(ours)
+            devices = ", ".join(dict.fromkeys(behind(row)[-1] for row in group))
             lines.append([name, *(found[s] for s in SCORES), f"{sum(c['parameters'] for c in first):,}",
                           f"{sum(c['macs'] for c in first) / 1e9:.2f}",
-                          "-" if "-" in minutes else f"{sum(map(float, minutes)):.1f}", *behind(ours)])
+                          "-" if "-" in minutes else f"{sum(map(float, minutes)):.1f}", *start, devices])
     return markdown_table(lines) if len(lines) > 1 else ""
 
 

@@ -26,11 +26,16 @@ def run_config(
     **options,  # leaf field = value or None (not typed)
 ) -> Config:  # the configuration of the run
     "The preset, then the typed options, then the `key=value` settings. Raises InputError for what cannot work."
+    if data_root == "":
+        raise InputError("--data-root: is empty. Name the folder with the three minis, or leave the option out for "
+                         "synthetic ones.")
     typed = {"root": data_root, **options}
     pairs = [f"{key}={value}" for key, value in typed.items() if value is not None]
     if any(word.partition("=")[0] in ("preset", "run.preset") for word in settings):
         raise InputError("preset=...: a preset is a set of settings, not one of them; write --preset NAME.")
-    return apply_overrides(preset(name or ("cpu" if data_root else "synthetic")), [*pairs, *settings])
+    roots = [value for key, _, value in (word.partition("=") for word in settings) if key in ("root", "data.root")]
+    real = (roots or [data_root])[-1]
+    return apply_overrides(preset(name or ("cpu" if real else "synthetic")), [*pairs, *settings])
 
 # %% ../nbs/23_cli.ipynb #3cdd022a
 def parse_tasks(

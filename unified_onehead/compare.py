@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SYSTEMS', 'SPOKEN', 'SCORES', 'FOLDS', 'NOTES', 'GRID', 'READ', 'RESAMPLES', 'RUNNERS', 'ELSEWHERE', 'OURS_ALONE',
-           'NOTES_ON_TABLES', 'Cell', 'assign_folds', 'fold_minis', 'image_name', 'SegmentationNotes', 'two_answers',
-           'ClassificationNotes', 'DetectionNotes', 'take_evidence', 'summed_ious', 'seg_scores', 'cls_scores',
-           'mean_known', 'class_curve', 'det_scores', 'mean_classes', 'scores_of', 'resampled', 'interval', 'bootstrap',
-           'pool', 'shared_views', 'make_learner', 'forward_macs', 'facts', 'run_sequence', 'run_single',
-           'shown_config', 'settled', 'settings_of', 'differences', 'finished', 'read_cell', 'read_cells',
+           'CODE', 'NOTES_ON_TABLES', 'Cell', 'assign_folds', 'fold_minis', 'image_name', 'SegmentationNotes',
+           'two_answers', 'ClassificationNotes', 'DetectionNotes', 'take_evidence', 'summed_ious', 'seg_scores',
+           'cls_scores', 'mean_known', 'class_curve', 'det_scores', 'mean_classes', 'scores_of', 'resampled',
+           'interval', 'bootstrap', 'pool', 'shared_views', 'make_learner', 'forward_macs', 'facts', 'run_sequence',
+           'run_single', 'shown_config', 'settled', 'settings_of', 'differences', 'finished', 'read_cell', 'read_cells',
            'code_digest', 'class_values', 'cell_record', 'cell_text', 'run_cell', 'run_cells', 'Row', 'check_alike',
            'check_folder', 'rows_of', 'spread', 'mean_matrix', 'summary', 'five_percent', 'whole_minutes', 'behind',
            'quality_table', 'interval_table', 'lead_table', 'sequences', 'transfer_table', 'forgetting_table',
@@ -23,7 +23,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, fields, replace
@@ -38,7 +38,7 @@ from matplotlib.axes import Axes
 import unified_onehead
 from .config import (
     BOXES_ALONE, MACHINE, METRICS, TASKS, TASK_TITLES, Config, DistillConfig, InputError,
-    LossConfig, replace_fields, replace_file, seed_everything, to_dict)
+    LossConfig, replace_fields, seed_everything, to_dict)
 from .backbone import file_sha256
 from .data import Minis
 from .learner import BorrowedMasks, Learner, device_name, evaluate, fit_stage, save_model
@@ -544,6 +544,9 @@ def code_digest() -> str:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
+
+CODE = code_digest()  # of what was imported: a file edited while a cell trains has no part in it
+
 # %% ../nbs/19_compare.ipynb #da826869
 def class_values(evidence: dict) -> dict:  # task -> class name -> {value, count}
     "Per-class IoU, AP and accuracy, each with the number of val images or boxes behind it."
@@ -573,7 +576,7 @@ def cell_record(cell: Cell, made: dict) -> dict:  # what the file holds
             "matrix": made["matrix"], "floors": made["floors"],
             "bootstrap": bootstrap([evidence]), "per_class": class_values(evidence), "parameters": made["parameters"],
             "networks": made["networks"], "macs": made["macs"], "train_seconds": made["train_seconds"],
-            "device": made["device"], "versions": {**versions(), **made.get("versions", {})}, "code": code_digest(),
+            "device": made["device"], "versions": {**versions(), **made.get("versions", {})}, "code": CODE,
             "data": made["data"], "date": time.strftime("%Y-%m-%d", time.gmtime()), "config": shown_config(cfg),
             "recipe": made.get("recipe"), "evidence": evidence}
 
@@ -595,7 +598,7 @@ def run_cell(
     networks: "str | Path | None" = None,  # a folder: networks of ours stay in NETWORKS/NAME
     redo: bool = False,  # make it again; the old file stays until the new one is whole
 ) -> Path:  # the finished file
-    "Run one cell, or find it finished."
+    "Run one cell, or find it finished. Raises InputError before training where `out` cannot be written."
     if cell.system not in runners:
         raise InputError(f"system {cell.system!r}: one of {', '.join(runners)}.")
     path = Path(out) / f"{cell.name}.json"
@@ -605,19 +608,22 @@ def run_cell(
         say(f"{cell.name}: finished before")
         return path
 
-    def show(learner, evidence):
-        for task, figure in best_and_worst(learner, evidence, minis).items():
-            write_atomic(Path(out) / "figures" / f"{cell.name}-{task}.png", figure)
-            plt.close(figure)
+    drawn = {}
 
+    def show(learner, evidence):
+        drawn.update(best_and_worst(learner, evidence, minis))
+
+    write_atomic(path.with_name(".writable"), "").unlink()  # refused before an hour of training
     started, more = time.perf_counter(), {} if store is None else {"store": store}
     if networks:
         more["keep"] = Path(networks) / cell.name
         more["keep"].mkdir(parents=True, exist_ok=True)
     made = runners[cell.system](cfg, minis, lambda text: say(f"{cell.name}: {text}"), *([show] if pictures else []), **more)
     made["data"] = data_digest(minis)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, cell_text(cell_record(cell, made)))
+    write_atomic(path, cell_text(cell_record(cell, made)))
+    for task, figure in drawn.items():
+        write_atomic(path.parent / "figures" / f"{cell.name}-{task}.png", figure)
+        plt.close(figure)
     say(f"{cell.name}: finished in {duration(time.perf_counter() - started)}")
     return path
 
@@ -629,7 +635,7 @@ def run_cells(
     say=print,
     pictures: bool = False,
 ) -> "list[Path]":  # the finished files, in the order of `cells`
-    "Run what is missing. The first failure stops the rest; what is finished stays."
+    "Run what is missing. After the first failure nothing begins; what is finished stays."
     for cell in cells:
         path = Path(out) / f"{cell.name}.json"
         if path.is_file():  # refused before anything is trained
@@ -643,6 +649,8 @@ def run_cells(
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as workers:
         running = [workers.submit(run_cell, cell, str(out), print, pictures=pictures) for cell in shared]
         try:
+            for future in wait(running, return_when=FIRST_EXCEPTION).done:
+                future.result()  # raises what failed, whichever cell it was
             return [future.result() for future in running]
         except BaseException:
             workers.shutdown(wait=False, cancel_futures=True)
@@ -659,6 +667,10 @@ class Row:
     cells: list  # the cells behind it
     evidences: list  # one a seed
     values: list  # score -> value, one a seed
+
+    @property
+    def start(self) -> tuple:  # rows of one start may be held against each other
+        return self.backbone, self.weights, self.size
 
     def mean(self, score: str) -> "float | None":
         "Mean over seeds."
@@ -781,12 +793,12 @@ def interval_table(rows: "list[Row]", resamples: int = RESAMPLES) -> str:
 
 # %% ../nbs/19_compare.ipynb #c55420bc
 def lead_table(rows: "list[Row]", leader: str, resamples: int = RESAMPLES) -> str:
-    "The leader minus every other system of the same start weights and size, with a paired 95 % interval."
+    "The leader minus every other system of the same backbone, start weights and size, with a paired 95 % interval."
     lines = [[f"{leader} minus", *SCORES, "resamples", "seeds", "start weights", "size", "device"]]
     for ours in (r for r in rows if r.system == leader):
         mine = resampled(ours.evidences, resamples)
         for row in rows:
-            if row is ours or (row.weights, row.size) != (ours.weights, ours.size):
+            if row is ours or row.start != ours.start:
                 continue
             theirs, cells = resampled(row.evidences, resamples), []
             for task in ours.evidences[0].keys() & row.evidences[0].keys():
@@ -795,18 +807,18 @@ def lead_table(rows: "list[Row]", leader: str, resamples: int = RESAMPLES) -> st
                                      "cannot be paired. Keep cells of different data in different folders.")
             for s in SCORES:
                 known = row.mean(s) is not None and ours.mean(s) is not None and s in mine and s in theirs
-                low, high = interval(mine[s] - theirs[s]) if known else (0, 0)
-                cells.append(f"{ours.mean(s) - row.mean(s):+.4f} [{low:+.4f}, {high:+.4f}]" if known else "-")
+                found = interval(mine[s] - theirs[s]) if known else None  # None, too, where one of the seeds lacks the score
+                cells.append(f"{ours.mean(s) - row.mean(s):+.4f} [{found[0]:+.4f}, {found[1]:+.4f}]" if found else "-")
             lines.append([row.system, *cells, resamples, f"{len(ours.values)} and {len(row.values)}", *behind(row)])
     return markdown_table(lines)
 
 # %% ../nbs/19_compare.ipynb #d86b9f5c
 def sequences(rows: "list[Row]") -> "list[tuple[Row, dict | None]]":  # rows with three stages; single-task means or None
-    "Each sequence with the single-task scores of the same weights and size."
-    alone = {(r.weights, r.size): {m: r.mean(m) for m in METRICS.values() if r.mean(m) is not None}
+    "Each sequence with the single-task scores of the same backbone, weights and size."
+    alone = {r.start: {m: r.mean(m) for m in METRICS.values() if r.mean(m) is not None}
              for r in rows if r.system == "single"}
     stages = [r for r in rows if r.system != "single" and list(r.cells[0]["matrix"]) == list(TASKS)]
-    return [(r, alone.get((r.weights, r.size))) for r in stages]
+    return [(r, alone.get(r.start)) for r in stages]
 
 
 def transfer_table(rows: "list[Row]") -> str:
@@ -1022,7 +1034,7 @@ def draw_cells(cells: list, folder: Path) -> None:
     if sequences(rows_of(cells)):
         figures["retention"] = plot_retention(cells)[0].figure
     for row in rows:
-        name, cell = f"{row.system}-{Path(row.weights).stem}-{row.size}px", row.cells[0]
+        cell, name = row.cells[0], f"{row.system}-{row.backbone}-{Path(row.weights).stem}-{row.size}px"
         figures[f"{name}-matrix"] = plot_matrix(mean_matrix(row.cells)).figure
         for task in row.evidences[0]:
             figures[f"{name}-classes-{task}"] = plot_classes({**cell, "per_class": class_values(row.evidences[0])}, task).figure

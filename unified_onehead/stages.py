@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from .config import (
-    MACHINE, METRICS, TASKS, Config, InputError, replace_fields, replace_file, seed_everything, to_dict)
+    MACHINE, METRICS, TASKS, Config, InputError, replace_fields, seed_everything, to_dict)
 from .data import Minis, letterbox, load_sample, mask_values, normalise
 from .strategies import make_strategy
 from .learner import (
@@ -310,8 +310,8 @@ def run_assignment(
     try:
         save_model(folder / "model.pt", learner.net, cfg, minis.classes, weights=weights)
     except OSError as error:
-        raise InputError(f"{folder / 'model.pt'}: cannot be written ({error.strerror or error}). Make room and repeat the command "
-                         "with --resume: no stage is trained again.") from error
+        raise InputError(f"{folder / 'model.pt'}: cannot be written ({error.strerror or error}). Make room and repeat the "
+                         "command with --resume: no stage is trained again.") from error
     results["reproduced"] = reproduces(folder / "model.pt", learner, results["final"])
     return finish(folder, results, learner, minis, say)
 
