@@ -8,12 +8,13 @@ __all__ = ['STEP', 'HOPELESS', 'BROKEN_OFF', 'MAX_MEMBERS', 'MAX_BYTES', 'DAMAGE
            'page_words', 'is_page', 'check_answer', 'tell_progress', 'whole_size', 'request_once', 'failure_words',
            'patiently', 'digest_of', 'read_note', 'write_note', 'download', 'drive_id', 'gdown_options', 'ask_gdown',
            'download_drive', 'safe_parts', 'zip_members', 'tar_members', 'archive_members', 'unpack', 'gather',
-           'make_canonical', 'read_state', 'write_state', 'whats_wrong', 'own_data', 'place', 'read_record',
-           'archives_in', 'copy_verified', 'pack', 'save_archives', 'Job', 'from_archives', 'get_archived',
-           'link_parts', 'get_link', 'get_linked', 'open_at', 'WebStream', 'tar_stream', 'read_voc', 'pick_voc',
-           'Official', 'coco_labels', 'imagenette_files', 'all_entries', 'ask_hosts', 'official_index', 'fetch_voc',
-           'fetch_imagenette', 'fetch_coco', 'write_coco', 'settled_draw', 'get_official', 'on_drive', 'drive_folder',
-           'locked', 'one_at_a_time', 'try_sources', 'get_data', 'get_locked', 'on_colab', 'mount_drive']
+           'make_canonical', 'read_state', 'write_state', 'whats_wrong', 'own_data', 'set_aside', 'place',
+           'read_record', 'archives_in', 'copy_verified', 'pack', 'save_archives', 'Job', 'from_archives',
+           'get_archived', 'link_parts', 'get_link', 'get_linked', 'open_at', 'WebStream', 'tar_stream', 'read_voc',
+           'pick_voc', 'Official', 'coco_labels', 'imagenette_files', 'all_entries', 'ask_hosts', 'official_index',
+           'fetch_voc', 'fetch_imagenette', 'fetch_coco', 'write_coco', 'settled_draw', 'get_official', 'on_drive',
+           'drive_folder', 'locked', 'one_at_a_time', 'try_sources', 'get_data', 'get_locked', 'on_colab',
+           'mount_drive']
 
 # %% ../nbs/22_fetch.ipynb #297b88a3
 import contextlib
@@ -50,7 +51,7 @@ from gdown.exceptions import FileURLRetrievalError
 from .config import TASKS, InputError, replace_file
 from .manifest import DET_CLASSES, Rule, coco_index, imagenette_index, make_manifest, manifest_bytes
 from .manifest import settle, voc_index
-from .prepare import CARD, MANIFEST, differences, prepare, read_manifest, sha256_of
+from .prepare import CARD, MANIFEST, differences, file_hashes, prepare, read_manifest, sha256_of
 from .sources import SPLITS, find_mini, read_minis, what_is_there
 from .synthetic import FOLDERS, MARKER, make_synthetic
 
@@ -555,6 +556,21 @@ def own_data(to: Path, source: str) -> bool:
     return True
 
 # %% ../nbs/22_fetch.ipynb #16cd7a65
+def set_aside(
+    to: Path,  # a folder whose set is about to be replaced
+    staged: Path,  # by this one
+) -> None:
+    "Move what no manifest names, which is a person's own, to .set_aside; without a readable manifest the new set's decides."
+    known = (read_manifest(to) or read_manifest(staged))["files"]
+    for name in file_hashes(to):
+        if name not in known:
+            kept = to / ".set_aside" / name
+            while kept.exists():  # of an earlier time
+                kept = kept.with_name(f"{kept.name}~")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            (to / name).rename(kept)
+
+
 def place(
     staged: Path,  # a whole canonical set below `to`
     to: Path,  # where it shall lie
@@ -562,7 +578,7 @@ def place(
 ) -> None:
     "Move a set into its place; killed at any step, the next call sees it and begins again."
     old = to / WORK / "replaced"
-    added = differences(to).new if read_manifest(to) else []
+    set_aside(to, staged)  # before anything moves: what is replaced is deleted
     write_state(to, {**state, "state": "placing"})
     shutil.rmtree(old, ignore_errors=True)
     old.mkdir(parents=True)
@@ -571,10 +587,6 @@ def place(
             (to / name).rename(old / name)
         if (staged / name).exists():
             (staged / name).rename(to / name)
-    for name in added:  # a person's own files are not ours to delete
-        kept = to / ".set_aside" / name
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        (old / name).replace(kept)
     write_state(to, {**state, "state": "complete", "manifest": sha256_of(to / MANIFEST)})
     shutil.rmtree(to / WORK, ignore_errors=True)
 
@@ -705,8 +717,9 @@ def get_archived(job: Job) -> Path:  # the staged set
         except (OSError, InputError) as error:
             if no_room(error, job.to):
                 raise
-            job.renew = job.renew or (folder == job.drive and bool(read_record(folder)))
-            faults.append(str(error))
+            if isinstance(error, SourceError):  # damaged; a Drive that only stumbled keeps what it has
+                job.renew = job.renew or (folder == job.drive and bool(read_record(folder)))
+            faults.append(f"{folder}: could not be read ({error})." if isinstance(error, OSError) else str(error))
     names = ", ".join(f"{FOLDERS[t]}.zip" for t in TASKS)
     where = " or ".join(map(str, looked)) + ("" if job.drive else " (no Drive is mounted)")
     raise SourceError(" ".join(faults) or f"no archives {names}, nor minis.zip, in {where}.")
@@ -1103,6 +1116,8 @@ def get_data(
         raise InputError(f"--source {source}: one of auto, {', '.join(SOURCES)}, synthetic.")
     if urls and source not in ("auto", "zip"):
         raise InputError(f"--url is of no use with --source {source}. Leave one of the two out.")
+    if max_side and max_side < 32:  # before a download that would be of no use
+        raise InputError(f"--max-side {max_side}: must be 32 pixels or more, or 0 to keep sizes.")
     if on_drive(to):
         raise InputError(f"{to}: training reads thousands of small files, for which Google Drive is too slow. Give a local "
                          "folder; the archives are kept on Drive by themselves.")
