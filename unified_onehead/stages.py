@@ -238,7 +238,7 @@ def check_same_run(
         raise InputError(f"{folder}: was made with other settings, so it cannot be resumed with these ({'; '.join(changed)}). "
                          "Repeat the command of the interrupted run, or start a new one with another --out.")
 
-
+# %% ../nbs/17_stages.ipynb #38803204
 def restore(
     learner: Learner,
     folder: Path,
