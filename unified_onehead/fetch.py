@@ -51,7 +51,7 @@ from gdown.exceptions import FileURLRetrievalError
 from .config import TASKS, InputError, replace_file
 from .manifest import DET_CLASSES, Rule, coco_index, imagenette_index, make_manifest, manifest_bytes
 from .manifest import settle, voc_index
-from .prepare import CARD, MANIFEST, differences, file_hashes, prepare, read_manifest, sha256_of
+from .prepare import CARD, MANIFEST, check_side, differences, file_hashes, prepare, read_manifest, sha256_of
 from .sources import SPLITS, find_mini, read_minis, what_is_there
 from .synthetic import FOLDERS, MARKER, make_synthetic
 
@@ -1116,8 +1116,7 @@ def get_data(
         raise InputError(f"--source {source}: one of auto, {', '.join(SOURCES)}, synthetic.")
     if urls and source not in ("auto", "zip"):
         raise InputError(f"--url is of no use with --source {source}. Leave one of the two out.")
-    if max_side and max_side < 32:  # before a download that would be of no use
-        raise InputError(f"--max-side {max_side}: must be 32 pixels or more, or 0 to keep sizes.")
+    check_side(max_side)  # before a download that would be of no use
     if on_drive(to):
         raise InputError(f"{to}: training reads thousands of small files, for which Google Drive is too slow. Give a local "
                          "folder; the archives are kept on Drive by themselves.")

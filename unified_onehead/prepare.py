@@ -6,7 +6,7 @@
 __all__ = ['JPEG_QUALITY', 'MANIFEST', 'CARD', 'LICENCES', 'scaled_size', 'write_picture', 'unique_name', 'write_det',
            'write_seg', 'write_cls', 'drop_shared', 'sha256_of', 'file_hashes', 'Differences', 'read_manifest',
            'differences', 'against_manifest', 'class_counts', 'card_text', 'source_digest', 'write_set', 'history',
-           'prepare', 'show_histogram', 'show_minis']
+           'check_side', 'prepare', 'show_histogram', 'show_minis']
 
 # %% ../nbs/21_prepare.ipynb #be6c912f
 import hashlib
@@ -284,6 +284,12 @@ def history(src: Path, minis: Minis, origin: str) -> str:  # where the data come
     return "; ".join(words for words in (told.get("origin", ""), origin) if words) or src.resolve().name
 
 # %% ../nbs/21_prepare.ipynb #52970513
+def check_side(max_side: int) -> None:
+    "Raises InputError for a longest side that is neither 0 nor large enough to learn from."
+    if max_side and max_side < 32:
+        raise InputError(f"--max-side {max_side}: must be 32 pixels or more, or 0 to keep sizes.")
+
+
 def prepare(
     src: "str | os.PathLike",  # minis in any layout that is read
     dst: "str | os.PathLike",  # the new folder
@@ -293,8 +299,7 @@ def prepare(
 ) -> Path:  # the folder
     "Write the canonical set. Raises InputError when `src` cannot be read or `dst` holds other things."
     src, dst = Path(src), Path(dst)
-    if max_side and max_side < 32:
-        raise InputError(f"--max-side {max_side}: must be 32 pixels or more, or 0 to keep sizes.")
+    check_side(max_side)
     minis = read_minis(src, tuple(det_classes))
     minis.notes += drop_shared(minis)
     for task in TASKS:

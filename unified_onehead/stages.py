@@ -86,13 +86,7 @@ def open_folder(
     if taken and not resume:
         raise InputError(f"output {folder}: already holds a run; nothing was overwritten. Give another folder with --out, "
                          "or go on with an interrupted run with --resume.")
-    try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"output {folder}: cannot be written ({error.strerror}). Give another folder with --out.") from error
+    write_atomic(folder / "figures" / ".writable", "").unlink()  # refused now and not after an hour
     return folder
 
 
