@@ -10,10 +10,11 @@ __all__ = ['SYSTEMS', 'SPOKEN', 'SCORES', 'FOLDS', 'NOTES', 'GRID', 'READ', 'RES
            'interval', 'bootstrap', 'pool', 'shared_views', 'make_learner', 'forward_macs', 'facts', 'run_sequence',
            'run_single', 'shown_config', 'settled', 'settings_of', 'differences', 'finished', 'read_cell', 'read_cells',
            'code_digest', 'class_values', 'cell_record', 'cell_text', 'run_cell', 'run_cells', 'Row', 'check_alike',
-           'check_folder', 'rows_of', 'spread', 'mean_matrix', 'summary', 'five_percent', 'whole_minutes', 'behind',
-           'quality_table', 'interval_table', 'lead_table', 'sequences', 'transfer_table', 'forgetting_table',
-           'matrix_table', 'page_sections', 'render_page', 'plot_retention', 'plot_classes', 'plot_precision_recall',
-           'plot_confusion', 'image_quality', 'best_and_worst', 'comparison_cells', 'draw_cells', 'run_comparison']
+           'check_folder', 'rows_of', 'spread', 'mean_matrix', 'summary', 'mean_scores', 'five_percent',
+           'whole_minutes', 'behind', 'quality_table', 'interval_table', 'lead_table', 'sequences', 'transfer_table',
+           'runs_of', 'verdict_cells', 'forgetting_table', 'matrix_table', 'page_sections', 'render_page',
+           'plot_retention', 'plot_classes', 'plot_precision_recall', 'plot_confusion', 'image_quality',
+           'best_and_worst', 'comparison_cells', 'draw_cells', 'run_comparison']
 
 # %% ../nbs/19_compare.ipynb #41114f75
 import hashlib
@@ -746,6 +747,12 @@ def summary(cells: list, alone: "dict[str, float] | None" = None) -> dict:  # Sc
     return {**scores.summary(), "delta_p": delta_p(scores, alone) if alone else None}
 
 
+def mean_scores(cells: list) -> dict:  # metric -> mean over the cells that have it
+    "What the runs of a system reach in the end."
+    known = {m: [c["metrics"][m] for c in cells if c["metrics"][m] is not None] for m in METRICS.values()}
+    return {m: sum(v) / len(v) for m, v in known.items() if v}
+
+
 def five_percent(
     start: "float | None",  # the baseline
     final: "float | None",  # after the last stage
@@ -813,43 +820,58 @@ def lead_table(rows: "list[Row]", leader: str, resamples: int = RESAMPLES) -> st
     return markdown_table(lines)
 
 # %% ../nbs/19_compare.ipynb #d86b9f5c
-def sequences(rows: "list[Row]") -> "list[tuple[Row, dict | None]]":  # rows with three stages; single-task means or None
-    "Each sequence with the single-task scores of the same backbone, weights and size."
-    alone = {r.start: {m: r.mean(m) for m in METRICS.values() if r.mean(m) is not None}
-             for r in rows if r.system == "single"}
+def sequences(rows: "list[Row]") -> "list[tuple[Row, Row | None]]":  # rows with three stages; the single-task row or None
+    "Each sequence with the single-task runs of the same backbone, weights and size."
+    single = {r.start: r for r in rows if r.system == "single"}
     stages = [r for r in rows if r.system != "single" and list(r.cells[0]["matrix"]) == list(TASKS)]
-    return [(r, alone.get(r.start)) for r in stages]
+    return [(r, single.get(r.start)) for r in stages]
 
 
 def transfer_table(rows: "list[Row]") -> str:
-    "ACC, BWT, max forgetting and delta_p, on means over seeds."
-    def number(value, text):
-        return "-" if value is None else text.format(value)
-
-    lines = [["system", "ACC", "BWT", "max forgetting", "delta_p", "seeds", "start weights", "size", "device"]]
-    for row, alone in sequences(rows):
-        s = summary(row.cells, alone)
-        lines.append([row.system, f"{s['acc']:.4f}", f"{s['bwt']:+.4f}", f"{s['max_forgetting']:.4f}",
-                      number(None if s["delta_p"] is None else 100 * s["delta_p"], "{:+.1f} %"), len(row.values), *behind(row)])
+    "ACC, BWT and max forgetting of each run, their mean and spread; delta_p on means over the runs."
+    lines = [["system", "ACC", "BWT", "max forgetting", "delta_p", "runs", "start weights", "size", "device"]]
+    for row, single in sequences(rows):
+        runs = [summary([c]) for c in row.cells]  # a gain of one seed does not make good what another lost
+        change = summary(row.cells, single and mean_scores(single.cells))["delta_p"]
+        lines.append([row.system, *(spread([r[k] for r in runs]) for k in ("acc", "bwt", "max_forgetting")),
+                      "-" if change is None else f"{100 * change:+.1f} %", len(runs), *behind(row)])
     return markdown_table(lines)
 
 # %% ../nbs/19_compare.ipynb #0684f4b3
+def runs_of(row: Row, single: "Row | None", metric: str) -> "list[tuple]":  # own stage's end, alone, final, floor; one a run
+    "Each run of a sequence beside the single-task run of the same seed and fold; None where there is none."
+    alone = {(c["seed"], c["fold"]): c["metrics"][metric] for c in (single.cells if single else [])}
+    own = [summary([c]) for c in row.cells]
+    return [(s["baseline"][metric], alone.get((c["seed"], c["fold"])), s["final"][metric], c["floors"][metric])
+            for c, s in zip(row.cells, own)]
+
+
+def verdict_cells(start: "float | None", final: float, floor: float, runs: list) -> "list[str]":
+    "Change, both readings on the mean, and how many runs pass the relative one by themselves, with the worst of them."
+    v, judged = five_percent(start, final, floor), [j for j in (five_percent(*run) for run in runs) if j]
+    if v is None:
+        return ["-"] * 4
+    worst = min((j["relative"] for j in judged if j["relative"] is not None), default=None)
+    return ["-" if v["relative"] is None else f"{100 * v['relative']:+.1f} % ({v['points']:+.2f})",
+            *("pass" if v[k] else "FAIL" for k in ("pass_relative", "pass_absolute")),
+            f"{sum(j['pass_relative'] for j in judged)} of {len(judged)}"
+            + ("" if worst is None else f", worst {100 * worst:+.1f} %")]
+
+# %% ../nbs/19_compare.ipynb #66e0d9bd
 def forgetting_table(rows: "list[Row]") -> str:
     "Each metric against both baselines, by both readings."
-    lines = [["system", "metric", "own stage's end", "after stage 3", "alone", "change since own stage", "5 % relative",
-              "5 points", "change from alone", "5 % relative", "5 points", "seeds", "start weights", "size", "device"]]
-    for row, alone in sequences(rows):
-        s, floor = summary(row.cells, alone), row.cells[0]["floors"]
+    readings = ["5 % relative", "5 points", "runs within 5 %"]
+    lines = [["system", "metric", "own stage's end", "after stage 3", "alone", "change since own stage", *readings,
+              "change from alone", *readings, "runs", "start weights", "size", "device"]]
+    for row, single in sequences(rows):
+        s, alone = summary(row.cells), mean_scores(single.cells) if single else {}
         for metric in METRICS.values():
-            base, final, single = s["baseline"][metric], s["final"][metric], (alone or {}).get(metric)
-            found = []
-            for start in (base, single):
-                v = five_percent(start, final, floor[metric])
-                found += ["-"] * 3 if v is None else [
-                    f"{100 * v['relative']:+.1f} % ({v['points']:+.2f})" if v["relative"] is not None else "-",
-                    *("pass" if v[k] else "FAIL" for k in ("pass_relative", "pass_absolute"))]
-            lines.append([row.system, metric, f"{base:.4f}", f"{final:.4f}", "-" if single is None else f"{single:.4f}",
-                          *found, len(row.values), *behind(row)])
+            runs, final = runs_of(row, single, metric), s["final"][metric]
+            floor = max(r[3] for r in runs)
+            found = [text for k, start in enumerate((s["baseline"][metric], alone.get(metric)))
+                     for text in verdict_cells(start, final, floor, [(r[k], *r[2:]) for r in runs])]
+            lines.append([row.system, metric, f"{s['baseline'][metric]:.4f}", f"{final:.4f}",
+                          f"{alone[metric]:.4f}" if metric in alone else "-", *found, len(runs), *behind(row)])
     return markdown_table(lines)
 
 
