@@ -3,26 +3,33 @@
     python benchmarks/quality.py --plan --data-root D --weights-dir W [key=value ...]        what is missing, in order
     python benchmarks/quality.py NAME [NAME ...] --data-root D --weights-dir W [...]         these cells; * and ? match
     python benchmarks/quality.py --all --data-root D --weights-dir W [...]                   everything that is missing
+    python benchmarks/quality.py NAME --verify --data-root D --weights-dir W [...]           trains again, compares, keeps the old
 
-A finished cell is benchmarks/results/quality/NAME.json and is not run again; an interrupted one leaves nothing that counts. A
-cell of other settings or data than asked for is called stale: it is refused, and made again with --redo. The order: ours and the
+A finished cell is benchmarks/results/quality/NAME.json and is not run again but with --redo; an interrupted one leaves nothing
+that counts. A cell of other settings or data than asked for is called stale and refused without --redo. The order: ours and the
 specialists on the data's own val, then the same as 5-fold cross-validation, then the other strategies. Needs the extra `bench`.
+--verify trains a finished cell again with the code as it is now and holds every score against the file's: exit code 1 where one
+differs by more than 1e-4. What it saw stays in benchmarks/results/verified/NAME.json.
 """
 import argparse
 import fnmatch
 import functools
+import json
 import sys
+import tempfile
 from pathlib import Path
 
 from unified_onehead.cli import parse_seeds, run_config
 from unified_onehead.compare import (FOLDS, RUNNERS, SYSTEMS, Cell, differences, fold_minis, read_cell, run_cell, settled,
                                      shared_views)
 from unified_onehead.config import InputError
+from unified_onehead.report import write_atomic
 from unified_onehead.stages import get_minis
 
 OUT = Path(__file__).resolve().parent / "results" / "quality"
 START = ("mobilenet_v2-imagenet-features.pt", "efficientnet-b0-distilled.pt")  # in --weights-dir; the first is the main row
 OURS = ("progressive_kd", "single")
+SAME = 1e-4  # scores of one seed on one machine
 SPECIALISTS = ("specialist_seg", "specialist_det", "specialist_cls")
 
 
@@ -69,7 +76,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--weights-dir", required=True, metavar="W", help=f"folder that holds {' and '.join(START)}")
     p.add_argument("--plan", action="store_true", help="list what is missing or stale, run nothing")
     p.add_argument("--all", action="store_true", help="run everything that is missing")
-    p.add_argument("--redo", action="store_true", help="make stale cells again")
+    p.add_argument("--redo", action="store_true", help="make finished and stale cells again")
+    p.add_argument("--verify", action="store_true", help="make finished cells again beside the old ones and compare their scores")
     p.add_argument("--keep-views", action="store_true",
                    help="cells of ours with the same weights and seed share the trunk's outputs: about 6 GB, minutes less a cell")
     p.add_argument("--networks", metavar="N", help="keep the networks of cells of ours in N/NAME, for benchmarks/agreement.py")
@@ -77,6 +85,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", default="cpu", help="default: %(default)s")
     p.add_argument("--out", default=str(OUT), help="default: benchmarks/results/quality")
     return p
+
+
+def verify(cell: Cell, out: Path, runners: dict, **ours) -> bool:
+    "Train a finished cell again and hold its scores against the file's; leave a record of both."
+    old = read_cell(out / f"{cell.name}.json")
+    with tempfile.TemporaryDirectory() as folder:
+        new = read_cell(run_cell(cell, folder, lambda text: print(text, flush=True), runners, **ours))
+    scores = {m: [old["metrics"][m], new["metrics"][m]] for m in new["metrics"] if old["metrics"].get(m) is not None}
+    apart = max(abs(a - b) for a, b in scores.values())
+    facts = {k: [old[k], new[k]] for k in ("code", "versions", "device", "date")}
+    record = {"cell": cell.name, "scores": scores, "largest_difference": apart, "same": apart <= SAME, **facts}
+    write_atomic(out.parent / "verified" / f"{cell.name}.json", json.dumps(record, indent=1) + "\n")
+    print(f"{cell.name}: {'the same' if record['same'] else 'NOT the same'}, largest difference of a score {apart:.1e}")
+    return record["same"]
 
 
 def main(argv: "list[str] | None" = None) -> int:
@@ -97,22 +119,31 @@ def main(argv: "list[str] | None" = None) -> int:
             return 0
         if not names and not args.all:
             raise InputError("no cell: name some, or write --plan or --all.")
+        if args.verify and (args.redo or args.all):
+            raise InputError("--verify: keeps the old cells and takes names; it goes with neither --redo nor --all.")
+        if args.redo and args.all:
+            raise InputError("--redo: takes names, so that no word makes the whole campaign again.")
         kept, wanted = {}, cells if args.all else chosen(cells, names)
-        stale = {c.name: word for c in wanted if (word := state(c, out, splits)).startswith("stale")}
-        for name, word in stale.items():  # asked before anything trains
-            if not args.redo:
+        for name, word in ((c.name, state(c, out, splits)) for c in wanted):  # asked before anything trains
+            if word.startswith("stale") and not args.redo:
                 raise InputError(f"{out / name}.json: {word}. --redo makes it again, --out takes another folder.")
+            if word == "missing" and args.verify:
+                raise InputError(f"{out / name}.json: is not there yet. Without --verify it is made.")
+        same = True
         for cell in wanted:
             store = shared_views(cell.cfg, kept) if args.keep_views else None
             runners, ours = RUNNERS, {"store": store, "networks": args.networks}
             if cell.system in SPECIALISTS:
                 import specialists
                 runners, ours = specialists.RUNNERS, {}
-            run_cell(cell, out, lambda text: print(text, flush=True), runners, redo=cell.name in stale, **ours)
+            if args.verify:
+                same &= verify(cell, out, runners, **ours)
+            else:
+                run_cell(cell, out, lambda text: print(text, flush=True), runners, redo=args.redo, **ours)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 0 if same else 1
 
 
 if __name__ == "__main__":

@@ -7,13 +7,17 @@
 What is the same for them and for our network: backbone class and start weights, input side, letterbox, augmentation, images
 in a step, presentations of each image, val images and metrics (coordinates go back to the original image by the same code).
 What is a specialist's own: decoder, losses, optimiser settings, how much of the backbone trains, and fresh views in every epoch
-where ours may reuse some. The libraries' networks are as they come, but for one number: FCOS's box branch starts at a distance
-of one cell, because started at zero it died with one of three seeds (those cells: benchmarks/results/first_box/).
+where ours may reuse some. Where the libraries' networks are not as they come: FCOS's box branch starts at a distance of one
+cell, because started at zero it died with one of three seeds (those cells: benchmarks/results/first_box/); its pyramid has 128
+channels in place of 256, boxes count from a score of .02 and the best 500 a level are read (.2 and 1000); DeepLabV3+ dilates
+by 3, 6 and 9 on a map of 16 cells a side (12, 24 and 36) and enlarges its logits twofold, as FPN does (fourfold).
+FCOS cannot ignore a region, our detector can: boxes that a view cuts to less than two fifths, or below four pixels, are no
+targets for either, so FCOS learns their places as background. The candidate `least_visible=0` gives it all of them.
 
-    python benchmarks/specialists.py --data-root D --weights W [--tasks seg,det,cls] [--preset cpu] [key=value ...]
+    python benchmarks/specialists.py --data-root D --weights W [--tasks seg,det,cls] [--folds 0,1] [--preset cpu] [key=value ...]
 
-chooses among CANDIDATES on a split made from the training images alone (a sixth of them, dealt by class; val is never read) and
-appends a line for each to benchmarks/results/specialists-search.jsonl; what is there is not run again. Until that file has a
+tries CANDIDATES on folds of the training images alone (the quarters of benchmarks/search.py, dealt by class; val is never read)
+and appends a line for each to benchmarks/results/specialists-search.jsonl; what is there is not run again. Until that file has a
 task's lines, the task's RECIPES entry is a starting point from common practice and not the outcome of a search.
 Timed on one thread at 256 px with MobileNetV2, forward and backward: DeepLabV3Plus .27, FPN .34, FCOS .28 s an image; left out
 for their price: Unet (.89 s) and a pyramid of 256 channels (.82 s).
@@ -38,11 +42,11 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from search import inner_minis
-from unified_onehead.augment import ViewDataset
+from unified_onehead.augment import KEEP, SMALL, ViewDataset
 from unified_onehead.backbone import build_backbone
 from unified_onehead.boxes import clip_xyxy
 from unified_onehead.cli import run_config
-from unified_onehead.compare import forward_macs, scores_of, take_evidence
+from unified_onehead.compare import forward_macs, scores_of, settings_of, shown_config, take_evidence
 from unified_onehead.config import METRICS, TASKS, InputError, replace_fields, seed_everything
 from unified_onehead.data import MiniDataset, collate
 from unified_onehead.grid import Detections
@@ -57,10 +61,11 @@ RECIPES = {
     "det": dict(width=128, lr=1e-3, backbone_lr=0.1, frozen_blocks=8, weight_decay=1e-2, ema=0.99, first_box=1.0),
     "cls": dict(dropout=0.2, lr=2e-3, backbone_lr=0.1, frozen_blocks=8, weight_decay=1e-2, ema=0.99),
 }
+EVERY_BOX = dict(least_visible=0.0, least_side=1.0)  # of detection's boxes, whatever the view leaves of them
 CANDIDATES = {
-    "seg": [dict(lr=lr, frozen_blocks=f, decoder=d) for d in ("DeepLabV3Plus", "FPN") for lr in (5e-4, 1e-3, 2e-3)
-            for f in (8, 0)],
-    "det": [dict(lr=lr, frozen_blocks=f) for lr in (5e-4, 1e-3, 2e-3) for f in (8, 0)],
+    "seg": [{}, dict(decoder="FPN"), *(dict(lr=lr) for lr in (5e-4, 2e-3)), dict(frozen_blocks=0)],
+    "det": [{}, EVERY_BOX, {**EVERY_BOX, "first_box": 0.0}, *({**EVERY_BOX, "lr": lr} for lr in (5e-4, 2e-3)),
+            {**EVERY_BOX, "frozen_blocks": 0}],
     "cls": [dict(lr=lr, frozen_blocks=f) for lr in (1e-3, 2e-3, 5e-3) for f in (8, 0, -1)],
 }
 SEARCH = Path(__file__).resolve().parent / "results" / "specialists-search.jsonl"
@@ -155,7 +160,7 @@ DICE = smp.losses.DiceLoss("multiclass", ignore_index=255)
 
 
 def specialist_loss(task: str, net: nn.Module, batch) -> torch.Tensor:
-    "The library's own loss. Crowds are left out of detection's targets: FCOS cannot ignore a region."
+    "The library's own loss. Crowds, and what the views mark as one, are no targets: FCOS cannot ignore a region."
     if task == "det":
         targets = [{"boxes": b[~c], "labels": t[~c]} for b, t, c in zip(batch.boxes, batch.labels, batch.crowd)]
         return sum(net(batch.images, targets).values())
@@ -207,7 +212,9 @@ def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say) -> "
     accelerator = make_accelerator(cfg)
     net.to(accelerator.device, memory_format=torch.channels_last)
     side = round(cfg.data.size * cfg.train.zoom_max)
-    views = ViewDataset({task: MiniDataset(records, side)}, cfg.data.size, (cfg.train.zoom_min, cfg.train.zoom_max), cfg.run.seed)
+    least = recipe.get("least_visible", KEEP), recipe.get("least_side", SMALL)
+    views = ViewDataset({task: MiniDataset(records, side)}, cfg.data.size, (cfg.train.zoom_min, cfg.train.zoom_max), cfg.run.seed,
+                        least)
     plan = plan_epochs(task, len(records), cfg)
     total = sum(map(len, plan))
     optimizer = accelerator.prepare(torch.optim.AdamW(parameter_groups(net, recipe)))
@@ -256,25 +263,21 @@ def run_specialist(task: str, cfg, minis, say=print, recipe: "dict | None" = Non
 RUNNERS = {f"specialist_{t}": lambda cfg, minis, say=print, task=t: run_specialist(task, cfg, minis, say) for t in TASKS}
 
 
-def inner_split(minis, task: str, cfg) -> dict:
-    "A sixth of the training images, dealt by class, in the place of val; the real val is not in it."
-    return inner_minis(minis, task, 0, cfg, folds=6).records[task]
-
-
-def search(task: str, cfg, say=print) -> None:
-    "Train each candidate of a task on the inner split; append its score to SEARCH."
+def search(task: str, fold: int, cfg, say=print) -> None:
+    "Train each candidate of a task on three quarters of its training images; append its score on the last one to SEARCH."
     minis = read_minis(cfg.data.root, cfg.data.det_classes) if cfg.data.root else get_minis(cfg)
-    minis.records[task] = inner_split(minis, task, cfg)
+    minis.records[task] = inner_minis(minis, task, fold, cfg).records[task]  # the real val is not in it
+    settings = settings_of({"system": f"specialist_{task}", "config": shown_config(cfg)})  # its schedule above all
     SEARCH.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in SEARCH.read_text().splitlines()] if SEARCH.exists() else []
-    known = {json.dumps([r["task"], r["weights"], r["size"], r["seed"], r["recipe"]]) for r in done}
     for change in CANDIDATES[task]:
-        recipe, name = {**RECIPES[task], **change}, Path(cfg.net.weights).name
-        if json.dumps([task, name, cfg.data.size, cfg.run.seed, recipe]) in known:
+        trial = json.loads(json.dumps({
+            "task": task, "weights": Path(cfg.net.weights).name, "size": cfg.data.size, "seed": cfg.run.seed, "fold": fold,
+            "recipe": {**RECIPES[task], **change}, "settings": settings}))
+        done = [json.loads(line) for line in SEARCH.read_text().splitlines()] if SEARCH.exists() else []
+        if any({k: r.get(k) for k in trial} == trial for r in done):
             continue
-        made = run_specialist(task, cfg, minis, lambda text, c=change: say(f"{task} {c}: {text}"), recipe)
-        row = {"task": task, "weights": name, "size": cfg.data.size, "seed": cfg.run.seed, "recipe": recipe,
-               "scores": made["matrix"][task], "presentations": made["presentations"][task],
+        made = run_specialist(task, cfg, minis, lambda text, c=change: say(f"{task} {c}: {text}", flush=True), trial["recipe"])
+        row = {**trial, "scores": made["matrix"][task], "presentations": made["presentations"][task],
                "seconds": made["train_seconds"]["total"], "device": made["device"]}
         with open(SEARCH, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -287,13 +290,17 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--preset", default="cpu", help="where to start (default: %(default)s)")
     parser.add_argument("--tasks", default=",".join(TASKS), help="tasks to search (default: %(default)s)")
+    parser.add_argument("--folds", default="0", help="quarters of the training images to hold out in turn (default: %(default)s)")
     args = parser.parse_args(argv)
     try:
         cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
-        for task in args.tasks.split(","):
-            if task not in TASKS:
-                raise InputError(f"--tasks {args.tasks}: some of {','.join(TASKS)} joined by commas.")
-            search(task, cfg)
+        tasks, folds = args.tasks.split(","), args.folds.split(",")
+        for name, given, known in (("--tasks", tasks, TASKS), ("--folds", folds, "0123")):
+            if not {*given} <= {*known}:
+                raise InputError(f"{name} {','.join(given)}: some of {','.join(known)} joined by commas.")
+        for task in tasks:
+            for fold in folds:
+                search(task, int(fold), cfg)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

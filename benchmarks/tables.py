@@ -5,17 +5,18 @@
 """
 import argparse
 import hashlib
+import json
 import sys
 from pathlib import Path
 
 from agreement import read_records, readings_table
 
-from unified_onehead.compare import SCORES, SPOKEN, behind, read_cells, render_page, rows_of, spread, whole_minutes
+from unified_onehead.compare import RESAMPLES, SCORES, SPOKEN, behind, read_cells, render_page, rows_of, spread, whole_minutes
 from unified_onehead.config import TASKS
 from unified_onehead.report import markdown_table, write_atomic
 
 HERE = Path(__file__).resolve().parent
-CELLS, RECORDS = HERE / "results" / "quality", HERE / "results" / "agreement"
+CELLS, RECORDS, VERIFIED = (HERE / "results" / name for name in ("quality", "agreement", "verified"))
 README = HERE / "README.md"
 SPECIALISTS = {f"specialist_{task}": tuple(s for s in SCORES if SPOKEN[s] == task) for task in TASKS}
 OURS = "progressive_kd"
@@ -25,22 +26,27 @@ HEAD = """<!-- Written by benchmarks/tables.py from the cells in benchmarks/resu
 # Quality
 
 Strategies, three networks of ours, and three specialists, on the same data, from the same start weights, at the same size and
-with the same number of presentations of every image. Every figure on this page is computed from a committed cell, one JSON file
+with every task's images shown equally often (`joint` within one in a hundred; replay, where a strategy has it, comes on top and
+stands in its own number under "images shown"). Every figure on this page is computed from a committed cell, one JSON file
 for each system x start weights x seed x fold in `results/quality/`, with the evidence behind it. The photographs are not part of
 this repository. Start weights are stand-ins for what a user downloads: `mobilenet_v2-imagenet-features.pt` holds torchvision's
 MobileNetV2 with true ImageNet features; `efficientnet-b0-distilled.pt` an EfficientNet-B0 distilled on 11,144 other photographs
 and far below ImageNet's, hence a lower bound.
 
-Any row again (`--plan` lists the names; the extra `bench` installs what the specialists need):
+Any row again (`ls results/quality` shows the names; the extra `bench` installs what the specialists need). The first command
+trains the row's three seeds beside the committed ones and compares every score; the second puts the new ones in their place:
 
     pip install -e .[bench]
-    python benchmarks/quality.py 'progressive_kd-mobilenet_v2-*-seed0' --data-root DATA --weights-dir WEIGHTS
+    python benchmarks/quality.py 'progressive_kd-mobilenet_v2-*-seed?' --verify --data-root DATA --weights-dir WEIGHTS threads=1
+    python benchmarks/quality.py 'progressive_kd-mobilenet_v2-*-seed?' --redo --data-root DATA --weights-dir WEIGHTS threads=1
     python benchmarks/tables.py
 
 `results/runs/` holds the complete records of single runs (`benchmarks/collect.py`), `results/recipe-search.jsonl` what was tried
 for our recipe on splits of the training images (`benchmarks/search.py`), `results/diagnosis/` the suspected causes of the
 original's failure, one at a time (`benchmarks/diagnosis.py`), `results/agreement/` what boxes gain by asking the mask
-(`benchmarks/agreement.py`). The specialists' recipes are starting points from common practice, not the outcome of a search.
+(`benchmarks/agreement.py`), `results/first_box/` the detection specialist as its library starts it, `results/prepared/` cells
+on a set that `unified-onehead data prepare` made. The specialists' recipes are starting points from common practice, not the
+outcome of a search.
 """
 
 
@@ -48,10 +54,14 @@ READINGS_SAY = """The same trained networks with their boxes alone, and with the
 and in both, which is how the tables above read them. Nothing is trained in between."""
 
 
-def digest(*folders: Path) -> str:  # of the cells and the records of readings when none is named
+AGAIN_SAYS = """Finished cells trained once more by `quality.py --verify`, with the code of the second date, their scores held
+against the first."""
+
+
+def digest(*folders: Path) -> str:  # of all that the page is made from when none is named
     "One hash of every file's name and bytes."
     total = hashlib.sha256()
-    for path in (p for folder in folders or (CELLS, RECORDS) for p in sorted(folder.glob("*.json"))):
+    for path in (p for folder in folders or (CELLS, RECORDS, VERIFIED) for p in sorted(folder.glob("*.json"))):
         total.update(path.name.encode() + path.read_bytes())
     return total.hexdigest()
 
@@ -76,14 +86,27 @@ def trio_table(cells: list, folds: bool = False) -> str:
     return markdown_table(lines) if len(lines) > 1 else ""
 
 
-def render(cells: list, made_from: str) -> str:
+def verified_table(folder: Path = VERIFIED) -> str:
+    "What `quality.py --verify` found; '' where nothing was made again."
+    lines = [["cell", "score, then and again", "largest difference", "within 1e-4", "code", "device", "torch", "dates"]]
+    for record in (json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))):
+        lines.append([record["cell"], "; ".join(f"{m} {a:.4f}, {b:.4f}" for m, (a, b) in record["scores"].items()),
+                      f"{record['largest_difference']:.1e}", "yes" if record["same"] else "NO",
+                      *("; ".join(dict.fromkeys(pair)) for pair in (
+                          record["code"], record["device"], [v["torch"] for v in record["versions"]],
+                          [date[:10] for date in record["date"]]))])
+    return markdown_table(lines) if len(lines) > 1 else ""
+
+
+def render(cells: list, made_from: str, resamples: int = RESAMPLES) -> str:
     "The whole README."
     if not cells:
         return f"{HEAD}\nNo cell is finished yet.\n"
     trio = trio_table(cells)
-    readings = readings_table(read_records(RECORDS))
-    parts = [HEAD, f"## One network against three specialists\n\n{trio}\n" if trio else "", render_page(cells),
+    readings, again = readings_table(read_records(RECORDS)), verified_table()
+    parts = [HEAD, f"## One network against three specialists\n\n{trio}\n" if trio else "", render_page(cells, resamples),
              f"## Boxes alone, and boxes that ask\n\n{READINGS_SAY}\n\n{readings}\n" if readings else "",
+             f"## Made again\n\n{AGAIN_SAYS}\n\n{again}\n" if again else "",
              f"<!-- cells: {made_from} -->"]
     return "\n".join(part for part in parts if part) + "\n"
 

@@ -9,11 +9,11 @@ __all__ = ['SYSTEMS', 'SPOKEN', 'SCORES', 'FOLDS', 'NOTES', 'GRID', 'READ', 'RES
            'cls_scores', 'mean_known', 'class_curve', 'det_scores', 'mean_classes', 'scores_of', 'resampled',
            'interval', 'bootstrap', 'pool', 'shared_views', 'make_learner', 'forward_macs', 'facts', 'run_sequence',
            'run_single', 'shown_config', 'settled', 'settings_of', 'differences', 'finished', 'read_cell', 'read_cells',
-           'code_digest', 'class_values', 'cell_record', 'cell_text', 'run_cell', 'run_cells', 'Row', 'check_alike',
-           'check_folder', 'rows_of', 'spread', 'mean_matrix', 'summary', 'mean_scores', 'five_percent',
-           'whole_minutes', 'behind', 'quality_table', 'interval_table', 'lead_table', 'sequences', 'transfer_table',
-           'runs_of', 'verdict_cells', 'forgetting_table', 'matrix_table', 'page_sections', 'render_page',
-           'plot_retention', 'plot_classes', 'plot_precision_recall', 'plot_confusion', 'image_quality',
+           'code_digest', 'class_values', 'cell_record', 'cell_text', 'run_cell', 'run_cells', 'Row', 'unlike',
+           'check_alike', 'check_folder', 'rows_of', 'spread', 'mean_matrix', 'summary', 'mean_scores', 'five_percent',
+           'whole_minutes', 'images_shown', 'behind', 'quality_table', 'interval_table', 'lead_table', 'sequences',
+           'transfer_table', 'runs_of', 'verdict_cells', 'forgetting_table', 'matrix_table', 'page_sections',
+           'render_page', 'plot_retention', 'plot_classes', 'plot_precision_recall', 'plot_confusion', 'image_quality',
            'best_and_worst', 'comparison_cells', 'draw_cells', 'run_comparison']
 
 # %% ../nbs/19_compare.ipynb #41114f75
@@ -679,27 +679,45 @@ class Row:
         return sum(known) / len(known) if known else None
 
 # %% ../nbs/19_compare.ipynb #744acd3d
-def check_alike(cells: list) -> None:
-    "A mean over seeds is one over seeds alone: raises InputError where cells of one row were made with different settings."
+def unlike(a: dict, b: dict, systems: bool = False) -> "list[str]":  # "lr: 0.001 and 0.002"
+    """Settings, start weights and data in which two cells differ. Seeds of one system must share everything but the seed;
+    of two `systems` each may have its own recipe, but data, size and schedule are the same or the two are not compared."""
+    one, other = settings_of(a), settings_of(b)
+    free = {"seed", *(OURS_ALONE if systems else ())}
+    found = [f"{k}: {one[k]} and {other[k]}" for k in one if k not in free and k in other and one[k] != other[k]]
+    hashes = [(c.get("weights") or {}).get("sha256") for c in (a, b)]
+    if all(hashes) and hashes[0] != hashes[1]:
+        found.append(f"start weights: sha256 {hashes[0][:12]}.. and {hashes[1][:12]}..")
+    digests = [c.get("data") for c in (a, b)]  # None in cells that were made before it was written down
+    if a.get("fold") == b.get("fold") and all(digests) and digests[0] != digests[1]:
+        found.append(f"data: {digests[0]} and {digests[1]}")
+    return found
+
+
+def check_alike(cells: list, systems: bool = False) -> None:
+    "A mean over seeds is one over seeds alone, a comparison one of systems alone: raises InputError where more differs."
     first, *others = cells
     for cell in others:
-        a, b = settings_of(first), settings_of(cell)
-        unlike = [f"{k}: {a[k]} and {b[k]}" for k in a if k != "seed" and k in b and a[k] != b[k]]
-        if unlike:
-            raise InputError(f"{cell['system']}, seeds {first['seed']} and {cell['seed']}: were made with different settings "
-                             f"({'; '.join(unlike)}) and cannot stand in one row. Keep them in different folders.")
+        if found := unlike(first, cell, systems):
+            first_name, name = (f"{c['system']}, seed {c['seed']}" if systems else str(c["seed"]) for c in (first, cell))
+            who = f"{first_name} and {name}" if systems else f"{cell['system']}, seeds {first_name} and {name}"
+            raise InputError(f"{who}: were made with different settings ({'; '.join(found)}) and cannot stand in one "
+                             f"{'table' if systems else 'row'}. Keep them in different folders.")
 
 
 def check_folder(
     cells: "list[Cell]",  # about to run
     out: "str | Path",  # folder of finished cells
 ) -> None:
-    "Raises InputError before anything trains where a cell could not share its row with what is there."
+    "Raises InputError before anything trains where a cell could not share its row, or its table, with what is there."
+    def new(cell):
+        return {"system": cell.system, "seed": cell.cfg.run.seed, "fold": cell.fold, "config": shown_config(settled(cell))}
+
     for path in sorted(Path(out).glob("*.json")):
-        beside = [c for c in cells if c.name != path.stem and c.name.split("-seed")[0] == path.stem.split("-seed")[0]]
-        if beside:
-            check_alike([read_cell(path), *({"system": c.system, "seed": c.cfg.run.seed, "config": shown_config(settled(c))}
-                                            for c in beside)])
+        for cell in (c for c in cells if c.name != path.stem):
+            mine, there = (name.split("-seed")[0].split("-", 1) for name in (cell.name, path.stem))
+            if mine[1:] == there[1:]:  # the same start weights and size
+                check_alike([read_cell(path), new(cell)], systems=mine != there)
 
 # %% ../nbs/19_compare.ipynb #0f6a6d51
 def rows_of(cells: list, folds: bool = False) -> "list[Row]":  # the start with most cells first; in it the order of SYSTEMS
@@ -711,16 +729,18 @@ def rows_of(cells: list, folds: bool = False) -> "list[Row]":  # the start with 
             groups.setdefault(key, {}).setdefault(c["seed"], []).append(c)
     rank = {name: k for k, name in enumerate(SYSTEMS)}
     starts = Counter((c["weights"]["name"], c["size"]) for c in cells)
-    rows = []
+    rows, same_start = [], {}
     for key in sorted(groups, key=lambda k: (-starts[k[1:3]], k[1], k[2], rank.get(k[3], len(rank)), k[3])):
         seeds = {s: sorted(cs, key=lambda c: c["fold"] or 0) for s, cs in sorted(groups[key].items())}
         if folds:
             seeds = {s: cs for s, cs in seeds.items() if [c["fold"] for c in cs] == list(range(FOLDS))}
         if seeds:
-            check_alike([c for cs in seeds.values() for c in cs])
+            row = [c for cs in seeds.values() for c in cs]
+            check_alike(row)
+            check_alike([same_start.setdefault(key[:3], row[0]), row[0]], systems=True)
             evidences = [pool([c["evidence"] for c in cs]) if folds else cs[0]["evidence"] for cs in seeds.values()]
             values = [scores_of(e) for e in evidences] if folds else [cs[0]["metrics"] for cs in seeds.values()]
-            rows.append(Row(key[3], key[1], key[0], key[2], [c for cs in seeds.values() for c in cs], evidences, values))
+            rows.append(Row(key[3], key[1], key[0], key[2], row, evidences, values))
     return rows
 
 
@@ -773,6 +793,12 @@ def whole_minutes(cells: list) -> str:
     return f"{min(whole) / 60:.1f}" if whole else "-"
 
 
+def images_shown(cell: dict) -> str:  # "28,320 + 9,360"
+    "Training views of all tasks, and those that were replayed beside them."
+    shown, replayed = (sum((cell.get(k) or {}).values()) for k in ("presentations", "replayed"))
+    return (f"{shown:,}" if shown else "-") + (f" + {replayed:,}" if replayed else "")
+
+
 def behind(row: Row) -> list:  # start weights, size, device
     "What stands beside every figure."
     return [f"{row.weights} ({row.backbone})", f"{row.size} px", "; ".join(sorted({c["device"] for c in row.cells}))]
@@ -780,11 +806,13 @@ def behind(row: Row) -> list:  # start weights, size, device
 
 def quality_table(rows: "list[Row]") -> str:
     "Scores, size and cost of every system."
-    lines = [["system", *SCORES, "networks", "parameters", "GMAC an image", "training, min", "start weights", "size", "device"]]
+    lines = [["system", *SCORES, "networks", "parameters", "GMAC an image", "images shown", "training, min", "start weights",
+              "size", "device"]]
     for row in rows:
         first = row.cells[0]
         lines.append([row.system, *(spread([v.get(s) for v in row.values]) for s in SCORES), first["networks"],
-                      f"{first['parameters']:,}", f"{first['macs'] / 1e9:.2f}", whole_minutes(row.cells), *behind(row)])
+                      f"{first['parameters']:,}", f"{first['macs'] / 1e9:.2f}", images_shown(first), whole_minutes(row.cells),
+                      *behind(row)])
     return markdown_table(lines)
 
 
@@ -884,18 +912,20 @@ def matrix_table(rows: "list[Row]") -> str:
             lines.append([row.system, TASK_TITLES[stage], *shown, len(row.values), *behind(row)])
     return markdown_table(lines)
 
-# %% ../nbs/19_compare.ipynb #428a9d41
+# %% ../nbs/19_compare.ipynb #d04c026d
 NOTES_ON_TABLES = """Scores are fractions. A figure is `mean ± standard deviation (number of seeds)`; the deviation is the
 sample's. mIoU counts the background as VOC does; mIoU_foreground leaves its IoU out of the mean; mIoU_objects looks at pixels
 of objects alone, and the answer there is the best class but background, as for a network that never learned to say
 "background" ("-": the cell is older than this reading); AP and AP50 are COCO's. Boxes of ours
 ask the mask (settings `agreement` and `outline` of the cell); a specialist's stand alone. `single` is three networks of ours, one
-a task, and its boxes ask the masks of its segmenter; its parameters, cost and time are those of all three together. Training time
+a task, and its boxes ask the masks of its segmenter; its parameters, cost and time are those of all three together. Images
+shown: training views of all tasks, and after the plus the views of ten stored images a task that were replayed beside them;
+`joint` mixes the tasks in every step, which does not come out even. Training time
 is that of the fastest seed: what else a machine does only adds to it. Intervals are the middle 95 % over
 val images drawn with replacement, the same draw for all seeds and systems; they do not contain the spread over seeds. Their AP
 comes from pycocotools' matches of each image, weighted by how often the image was drawn."""
 
-
+# %% ../nbs/19_compare.ipynb #428a9d41
 def page_sections(
     cells: list,
     leader: str = "progressive_kd",  # the system that is held against the others
@@ -911,9 +941,11 @@ def page_sections(
                   (f"Intervals, {where}", interval_table(rows, resamples))]
         if any(r.system == leader for r in rows) and len(rows) > 1:
             parts.append((f"{leader} against the others, {where}", lead_table(rows, leader, resamples)))
-        if not folds and sequences(rows):
-            parts += [("Learning one after the other", transfer_table(rows)), ("Forgetting: two baselines, two readings",
-                      forgetting_table(rows)), ("Score matrices", matrix_table(rows))]
+        if sequences(rows):
+            runs = "means over folds" if folds else where
+            parts += [(f"Learning one after the other, {runs}", transfer_table(rows)),
+                      (f"Forgetting: two baselines, two readings, {runs}", forgetting_table(rows)),
+                      (f"Score matrices, {runs}", matrix_table(rows))]
     return parts
 
 
