@@ -1,0 +1,122 @@
+"""Try what keeps the earlier tasks, on splits made from the training images alone; val is never read.
+
+    python benchmarks/sequences.py --data-root D --weights W [--trials default,faster,...] [--folds 0,1] [key=value ...]
+
+The training images of every task are dealt to the four quarters of benchmarks/search.py. A quarter is held out while our network
+learns all three tasks, one after the other, from the rest. A trial is the default with the settings of TRIALS; a line for each
+fold is appended to benchmarks/results/sequence-search.jsonl: the score matrix on the held-out images, and what it was made from.
+What is there is not run again.
+
+`averaged` in a line holds the final scores of the same run when what earlier tasks own lies half way between their own stage's
+end and the last one (weight averaging as in WiSE-FT, arXiv 2109.01903, for the part of the network that may forget).
+"""
+import argparse
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from search import FOLDS, inner_minis
+from unified_onehead.cli import run_config
+from unified_onehead.compare import Cell, make_learner, run_sequence, scores_of, settings_of, settled, shown_config, take_evidence
+from unified_onehead.config import METRICS, TASKS, InputError, replace_fields
+from unified_onehead.stages import get_minis
+from unified_onehead.strategies import owned_entries
+
+SEARCH = Path(__file__).resolve().parent / "results" / "sequence-search.jsonl"
+TRIALS = {
+    "default": {},
+    "no distillation": {"kd": 0.0},
+    "more distillation": {"kd": 8.0},
+    "no growth": {"kd_growth": 1.0},
+    "hard targets": {"temperature": 1.0},
+    "no replay": {"replay": 0},
+    "nothing old moves": {"old_rate": 0.0},
+    "faster": {"old_rate": 0.1},
+    "fast": {"old_rate": 0.3},
+    "fast without distillation": {"old_rate": 0.3, "kd": 0.0},
+}
+
+
+def split(minis, fold: int, cfg):
+    "Three quarters of every task's training images as train, the last one as val."
+    return replace(minis, records={task: inner_minis(minis, task, fold, cfg).records[task] for task in TASKS})
+
+
+@torch.no_grad()
+def average(net, stages: "list[dict]", share: float = 0.5) -> None:  # state dicts after each stage
+    "Move what a task owns from where the last stage left it towards its own stage's end."
+    for task, then in zip(TASKS, stages[:-1]):
+        for name, mask in owned_entries(net, task).items():
+            p = net.get_parameter(name)
+            p[mask] = torch.lerp(p, then[name].to(p.device), share)[mask]
+
+
+def final_scores(learner, cfg, minis) -> dict:
+    "The course's scores of the network as it is."
+    evidence = {t: take_evidence(learner.net, learner.tasks[t], learner.val_sets[t], cfg, learner.device, minis.root)
+                for t in TASKS}
+    return {k: round(v, 5) for k, v in scores_of(evidence).items() if k in ("mIoU", "AP", "AP50", "Top1")}
+
+
+def run_trial(cfg, minis, say, store) -> dict:
+    "One sequence; its matrix, and its final scores with the earlier tasks' weights averaged."
+    with tempfile.TemporaryDirectory() as folder:
+        made = run_sequence(cfg, minis, say, store=store, keep=Path(folder))
+        stages = [torch.load(Path(folder) / f"stage{k}.pt", map_location="cpu", weights_only=True)["state_dict"]
+                  for k in (1, 2, 3)]
+    learner, _ = make_learner(cfg, minis, {"presentations": {}, "replayed": {}})
+    learner.net.load_state_dict(stages[-1])
+    average(learner.net, stages)
+    matrix = {stage: {k: round(v, 5) for k, v in row.items() if k in (*METRICS.values(), "AP50")}
+              for stage, row in made["matrix"].items()}
+    return {"matrix": matrix, "averaged": final_scores(learner, cfg, minis), "seconds": made["train_seconds"]["total"],
+            "kept_views": made["kept_views"], "weights": made["weights"]["name"], "device": made["device"]}
+
+
+def search(names: list, folds: list, base, say=print) -> None:
+    "Run what is missing; views of the same image are shared between trials and folds."
+    minis, store = get_minis(base), {}
+    SEARCH.parent.mkdir(parents=True, exist_ok=True)
+    for fold in folds:
+        for name in names:
+            cfg = settled(Cell("progressive_kd", replace_fields(base, **TRIALS[name])))
+            trial = json.loads(json.dumps({"name": name, "fold": fold, "seed": cfg.run.seed,
+                                           "settings": settings_of({"config": shown_config(cfg)})}))
+            done = [json.loads(line) for line in SEARCH.read_text().splitlines()] if SEARCH.exists() else []
+            if any({k: r[k] for k in trial} == trial and r["weights"] == Path(cfg.net.weights).name for r in done):
+                say(f"{name}, fold {fold}: done before")
+                continue
+            row = {**trial, **run_trial(cfg, split(minis, fold, cfg), lambda text, n=name: say(f"{n}: {text}"), store)}
+            with open(SEARCH, "a") as file:
+                file.write(json.dumps(row) + "\n")
+            say(f"{name}, fold {fold}: {row['matrix']}, averaged {row['averaged']}")
+
+
+def main(argv: "list[str] | None" = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="any setting of `unified-onehead run`, for all trials")
+    parser.add_argument("--data-root", required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--preset", default="cpu")
+    parser.add_argument("--trials", default=",".join(TRIALS), help="some of: %(default)s")
+    parser.add_argument("--folds", default="0,1", help="quarters to hold out in turn (default: %(default)s)")
+    args = parser.parse_intermixed_args(argv)
+    names, folds = args.trials.split(","), args.folds.split(",")
+    try:
+        for option, given, known in (("--trials", names, TRIALS), ("--folds", folds, [str(k) for k in range(FOLDS)])):
+            if not {*given} <= {*known}:
+                raise InputError(f"{option} {','.join(given)}: some of {','.join(known)}, joined by commas.")
+        cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
+        search(names, [int(k) for k in folds], cfg, lambda text: print(text, flush=True))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
