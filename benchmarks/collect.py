@@ -8,6 +8,8 @@ import json
 import sys
 from pathlib import Path
 
+from unified_onehead.config import InputError
+
 OUT = Path(__file__).resolve().parent / "results" / "runs"
 
 
@@ -15,21 +17,40 @@ def last_part(text: str) -> str:
     return Path(text).name if "/" in text else text
 
 
-def main(run: Path, name: str) -> None:
-    results = json.loads((run / "results.json").read_text())
+def read(path: Path) -> str:
+    "What is in a file of the run. Raises InputError where it is missing."
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Give the folder of a finished run.") from error
+
+
+def collect(run: Path, name: str) -> Path:  # the copy of results.json; the log lies beside it
+    "Copy both files. Raises InputError, with nothing written, where one of them is missing."
+    results, log = json.loads(read(run / "results.json")), read(run / "log.jsonl")
     results["data"]["root"] = last_part(results["data"]["root"])
-    for group, key in (("data", "root"), ("net", "weights")):
+    for group, key in (("data", "root"), ("data", "synthetic_dir"), ("net", "weights")):
         results["config"][group][key] = last_part(results["config"][group][key])
     for rule in results["rules"]:
         if rule["name"] == "data: layout":
             rule["value"] = last_part(rule["value"])
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (OUT / f"{name}.jsonl").write_text((run / "log.jsonl").read_text())
-    print("wrote", OUT / f"{name}.json")
+    (OUT / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (OUT / f"{name}.jsonl").write_text(log, encoding="utf-8")
+    return OUT / f"{name}.json"
+
+
+def main(argv: "list[str] | None" = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    if len(words) != 2:
+        sys.exit(__doc__)
+    try:
+        print("wrote", collect(Path(words[0]), words[1]))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), sys.argv[2])
+    sys.exit(main())

@@ -49,7 +49,8 @@ def test_nothing_visited_is_a_failure(name, tmp_path, capsys):
     for file in ("settings.ini", "pyproject.toml"):
         (tmp_path / file).write_bytes((ROOT / file).read_bytes())
     assert check.main([name], tmp_path) == 1
-    assert f"{name}: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith(f"{name}: 0 files visited") and "visited no file, so it proves nothing" in said
 
 
 def test_a_good_page_passes(repository):
@@ -64,6 +65,8 @@ def test_a_good_page_passes(repository):
     (4, "#| export\ndef half(x):\n" + "    x = x\n" * 40 + "    return x / 2", "42 lines"),
     (4, "#| export\nimport os\ndef half(x): return x / 2", "imports stand alone"),
     (5, "half(3)", "0 cells with assertions"),
+    (5, "half(3)  # assert that it is 1.5", "0 cells with assertions"),
+    (5, "%time half(3)\n'assert'", "0 cells with assertions"),
     (6, "## The end", "What can go wrong"),
 ])
 def test_a_bad_page_is_named(repository, number, text, problem):
@@ -76,10 +79,50 @@ def test_a_bad_page_is_named(repository, number, text, problem):
     ("def f():\n    from fastcore.all import L\n", "imports fastcore"),
     ("from .one import half\n", "imports one (1), not below 1"),
     ("import unified_onehead.one\n", "imports one (1), not below 1"),
+    ("from . import one\n", "imports one (1), not below 1"),
+    ("from unified_onehead import two\n", "imports two (2), not below 1"),
+    ("from unified_onehead.two import twice\n", "imports two (2), not below 1"),
+    ("import unified_onehead\nunified_onehead.two.twice(3)\n", "one.py:2: imports two (2), not below 1"),
+    ("import unified_onehead as whole\ndef f(): return whole.two.twice\n", "one.py:2: imports two (2), not below 1"),
+    ("from .absent import y\n", "imports absent, which no notebook exports"),
+    ("from unified_onehead import absent\n", "imports absent, which no notebook exports"),
 ])
 def test_a_bad_import_is_named(repository, module, problem):
-    visited, problems = check.check_imports(repository(GOOD, module))
+    root = repository(GOOD, module)
+    (root / "nbs/02_two.ipynb").write_text(json.dumps(notebook([("code", "#| default_exp two")])))
+    visited, problems = check.check_imports(root)
     assert visited == 1 and len(problems) == 1 and problem in problems[0] and "one.py:" in problems[0]
+
+
+@pytest.mark.parametrize("module", [
+    "from . import __version__\n", "import unified_onehead\nunified_onehead.__file__\n", "from .zero import nothing\n",
+    "from unified_onehead import zero\nzero.two\n", "import unified_onehead.zero\nunified_onehead.zero.two\n",
+])
+def test_a_good_import_passes(repository, module):
+    root = repository(GOOD, module)
+    (root / "nbs/00_zero.ipynb").write_text(json.dumps(notebook([("code", "#| default_exp zero")])))
+    assert check.check_imports(root) == (1, [])
+
+
+@pytest.mark.parametrize("cell, expected", [
+    ("assert x == 1", True), ("assert_close(x, 1)", True), ("np.testing.assert_allclose(x, 1)", True),
+    ("expect_error(half, 'three')", True), ("if x:\n    assert y", True), ("%matplotlib inline\nassert x", True),
+    ("files = !ls\nassert files", True), ("with f():\n    %timeit g()\nassert x", True),
+    ("text = ('%d'\n        % 3)\nassert x", True),
+    ("# assert x == 1", False), ("print('assert x')", False), ("assert_close = 3", False), ("say('expect_error(')", False),
+    ("%matplotlib inline", False), ("%%bash\necho 'assert this'", False), ("half?  # assert", False), ("", False),
+])
+def test_only_an_assertion_is_a_proof(cell, expected):
+    assert check.proves(cell) is expected
+
+
+def test_sync_counts_what_notebooks_export(repository):
+    "nbdev writes __init__ and _modidx whether there is a page or not, and README.md is no module."
+    root = repository(GOOD)
+    assert check.check_sync(root)[0] == 1
+    (root / "nbs/01_one.ipynb").unlink()
+    (root / "nbs/index.ipynb").write_text(json.dumps(notebook([("markdown", "# Title")])))
+    assert check.check_sync(root)[0] == 0
 
 
 def test_an_edited_module_is_out_of_sync(repository):

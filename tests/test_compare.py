@@ -1,7 +1,12 @@
-"""Comparing systems: the arithmetic by hand, folds, resuming, tables, refusals. Nothing is trained here; the page trains."""
+"""Comparing systems: the arithmetic by hand, folds, resuming, tables, refusals. Runners are toys that train nothing, but for
+the tests of shared views and of a detector that asks its segmenter, which train the smoke preset's one epoch."""
+import hashlib
 import json
+import re
+import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +21,8 @@ from unified_onehead import compare, stages  # noqa: E402
 from unified_onehead.cli import main  # noqa: E402
 from unified_onehead.compare import Cell, read_cell, read_cells, rows_of, run_cell, run_cells  # noqa: E402
 from unified_onehead.config import InputError, preset, replace_fields  # noqa: E402
-from unified_onehead.data import Minis, Record  # noqa: E402
 from unified_onehead.learner import load_model  # noqa: E402
+from unified_onehead.sources import find_mini  # noqa: E402
 from unified_onehead.synthetic import make_synthetic  # noqa: E402
 
 SEQUENCE = {"seg": {"mIoU": 0.5}, "det": {"mIoU": 0.6, "AP": 0.2}, "cls": {"mIoU": 0.4, "AP": 0.1, "Top1": 0.9}}
@@ -109,13 +114,21 @@ def test_folds_are_disjoint_complete_and_even(cfg):
             assert not train & val and len(train | val) == len(everything)
 
 
-def test_a_leaked_image_is_in_one_fold_only(cfg):
-    "Readers leave the copy in train out, so the union holds the image once and its name cannot be in train and val."
-    val = [Record("cls", f"d/cls/val/x/{i}.jpg", i, category=0) for i in range(1, 6)]
-    train = [Record("cls", f"d/cls/train/x/{i}.jpg", i, category=0) for i in range(6, 16)]
-    minis = Minis({"cls": {"train": train, "val": val}}, {"seg": ["b"], "det": ["a"], "cls": ["x"]}, "d", {"cls": ["1.jpg"]})
-    seen = [compare.image_name(r, "d") for k in range(5) for r in compare.fold_minis(minis, cfg, k).records["cls"]["val"]]
-    assert len(seen) == len(set(seen)) == 15 and "train/x/1.jpg" not in seen
+def test_a_leaked_image_is_in_one_fold_only(cfg, tmp_path):
+    "The reader leaves the copy in train out, so the union holds the picture once and no fold has it in both splits."
+    def contents(records):
+        return [hashlib.sha256(Path(r.path).read_bytes()).hexdigest() for r in records]
+
+    root = make_synthetic(tmp_path / "minis", 0, 12, 6, 32)
+    leaked = sorted(find_mini(root, "cls").glob("val/*/*.JPEG"))[0]
+    shutil.copy(leaked, find_mini(root, "cls") / "train" / leaked.parent.name / "renamed.jpg")
+    key = hashlib.sha256(leaked.read_bytes()).hexdigest()
+    minis = compare.get_minis(replace_fields(cfg, root=str(root)))
+    assert minis.leaks["cls"] == ["renamed.jpg"]
+    folds = [compare.fold_minis(minis, cfg, k).records["cls"] for k in range(compare.FOLDS)]
+    assert [key in contents(f["val"]) for f in folds].count(True) == 1
+    for both in (contents(f["train"]) + contents(f["val"]) for f in folds):
+        assert len(both) == len(set(both)) == 12 + 6 and key in both
 
 
 def test_a_finished_cell_is_not_run_again(cfg, tmp_path):
@@ -262,6 +275,28 @@ def test_the_command_refuses(words, mentions, cfg, tmp_path, capsys):
     code = main(["compare", "--preset", "smoke", "--data-root", cfg.data.root, "--out", str(tmp_path / "out"), *words])
     err = capsys.readouterr().err
     assert code == 2 and mentions in err and "Traceback" not in err
+
+
+def page_parts(page):
+    "Title -> lines, tables cut into columns, without what the number of resamples decides: intervals, and that number."
+    parts, title, column = {}, "", None
+    for line in page.splitlines():
+        if line.startswith("## "):
+            title, column = line, None
+        columns = re.sub(r" \[[-+]?\d\.\d{4}, [-+]?\d\.\d{4}\]", "", line).split(" | ")
+        column = columns.index("resamples") if "resamples" in columns else column
+        if column is not None and line.startswith("|"):
+            del columns[column]
+        parts.setdefault(title, []).append(columns)
+    return parts
+
+
+def test_readme_is_what_the_code_makes_of_the_committed_cells():
+    "All but the intervals, which take a minute: `python benchmarks/tables.py --check` looks at these, too."
+    made = page_parts(tables.render(read_cells(tables.CELLS), tables.digest(), resamples=2))
+    kept = page_parts(tables.README.read_text(encoding="utf-8"))
+    assert list(made) == list(kept), "run python benchmarks/tables.py"
+    assert [title for title in made if made[title] != kept[title]] == [], "run python benchmarks/tables.py"
 
 
 def test_readme_was_made_from_the_committed_cells(capsys):

@@ -25,7 +25,8 @@ MAX_EXPORT_LINES = 40
 NOT_AT_RUN_TIME = {"nbdev", "fastcore", "execnb", "ghapi"}
 EXPORT = re.compile(r"^#\|\s*(export|exporti|exports)\b", re.MULTILINE)
 TITLE = re.compile(r"# .+\n+> .+(\n\n|\Z)")
-PROOF = re.compile(r"\bassert\b|\bassert_\w+\(|\bexpect_error\(")
+PROOF = re.compile(r"assert_\w+|expect_error")  # functions that assert
+MAGIC = re.compile(r"^(\s*)(\w+\s*=\s*)?[%!].*", re.MULTILINE)  # a line of IPython's own, which is no Python
 
 
 def notebooks(root: Path) -> list[Path]:
@@ -103,44 +104,51 @@ def check_sync(root: Path) -> tuple[int, list[str]]:
     problems = compare(root, wanted, "nbdev_export")
     committed = {str(p.relative_to(root)) for p in (root / PACKAGE).rglob("*.py")}
     problems += [f"{name}: no notebook exports it; delete it" for name in sorted(committed - set(wanted))]
+    visited = sum(not Path(name).name.startswith("_") for name in wanted)  # __init__ and _modidx come of no notebook at all
     if not (root / "nbs/index.ipynb").exists():
-        return len(wanted), [*problems, "nbs/index.ipynb: missing, so there is no README"]
-    pages = readme.files(root)
-    return len(wanted) + len(pages), problems + compare(root, pages, "python tools/readme.py")
+        return visited, [*problems, "nbs/index.ipynb: missing, so there is no README"]
+    return visited, problems + compare(root, readme.files(root), "python tools/readme.py")
+
+
+def is_import(statement: ast.AST) -> bool:
+    return isinstance(statement, (ast.Import, ast.ImportFrom))
 
 
 def imported(node: ast.AST) -> list[str]:
-    "The modules that an import statement names, relative ones written out."
+    "The dotted names in an import statement, relative ones written out; of the package itself every name that is taken from it."
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
-    if node.level == 0:
-        return [node.module]
-    if node.module is None:
-        return [f"{PACKAGE}.{alias.name}" for alias in node.names]
-    return [f"{PACKAGE}.{node.module}"]
+    module = ".".join(part for part in (PACKAGE if node.level else "", node.module) if part)
+    return [f"{PACKAGE}.{alias.name}" for alias in node.names] if module == PACKAGE else [module]
+
+
+def touched(tree: ast.AST) -> list[tuple[ast.AST, str]]:
+    "What a module takes from others, by an import or as an attribute of the package: where, and the dotted name."
+    found = [(node, name) for node in ast.walk(tree) if is_import(node) for name in imported(node)]
+    package = {alias.asname or PACKAGE for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+               if alias.name == PACKAGE or alias.name.startswith(f"{PACKAGE}.") and not alias.asname}
+    return found + [(node, f"{PACKAGE}.{node.attr}") for node in ast.walk(tree)
+                    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in package]
 
 
 def check_imports(root: Path) -> tuple[int, list[str]]:
     order, problems = numbered(root), []
     paths = [p for p in sorted((root / PACKAGE).rglob("*.py")) if not p.name.startswith("_")]
     for path in paths:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, (ast.Import, ast.ImportFrom)):
+        tree, own = ast.parse(path.read_text(encoding="utf-8")), order.get(path.stem, 0)
+        stars = [node for node in ast.walk(tree) if is_import(node) and any(alias.name == "*" for alias in node.names)]
+        problems += [f"{path.relative_to(root)}:{node.lineno}: star import; name what is used" for node in stars]
+        for node, name in touched(tree):
+            where, (head, _, tail) = f"{path.relative_to(root)}:{node.lineno}", name.partition(".")
+            if head in NOT_AT_RUN_TIME:
+                problems.append(f"{where}: imports {head}, which users do not install")
+            if head != PACKAGE or not tail or re.fullmatch(r"__\w+__|\*", tail):
                 continue
-            where = f"{path.relative_to(root)}:{node.lineno}"
-            if any(alias.name == "*" for alias in node.names):
-                problems.append(f"{where}: star import; name what is used")
-            for module in imported(node):
-                head, _, tail = module.partition(".")
-                if head in NOT_AT_RUN_TIME:
-                    problems.append(f"{where}: imports {head}, which users do not install")
-                if head == PACKAGE and tail and order.get(tail, -1) >= order.get(path.stem, 0):
-                    problems.append(f"{where}: imports {tail} ({order.get(tail)}), not below {order.get(path.stem)}")
+            if tail not in order:
+                problems.append(f"{where}: imports {tail}, which no notebook exports")
+            elif order[tail] >= own:
+                problems.append(f"{where}: imports {tail} ({order[tail]}), not below {own}")
     return len(paths), problems
-
-
-def is_import(statement: ast.AST) -> bool:
-    return isinstance(statement, (ast.Import, ast.ImportFrom))
 
 
 def export_problems(source: str) -> list[str]:
@@ -155,6 +163,18 @@ def export_problems(source: str) -> list[str]:
     return problems
 
 
+def proves(source: str) -> bool:
+    "Whether a cell asserts something. The word in a comment or a string is no assertion, nor is a cell that is no Python."
+    for text in (source, MAGIC.sub(r"\1pass", source)):
+        try:
+            nodes = list(ast.walk(ast.parse(text)))
+        except SyntaxError:
+            continue
+        called = [getattr(n.func, "attr", getattr(n.func, "id", "")) for n in nodes if isinstance(n, ast.Call)]
+        return any(isinstance(n, ast.Assert) for n in nodes) or any(map(PROOF.fullmatch, called))
+    return False
+
+
 def check_pages(root: Path) -> tuple[int, list[str]]:
     problems, pages = [], 0
     for path in notebooks(root):
@@ -166,7 +186,7 @@ def check_pages(root: Path) -> tuple[int, list[str]]:
         problems += [f"{path.name}, cell {i}: {p}" for i, text in exports for p in export_problems(text)]
         ideas = sum(not all(map(is_import, ast.parse(text).body)) for _, text in exports)
         prose = sum(kind == "markdown" for kind, _ in texts)
-        proofs = sum(kind == "code" and not EXPORT.search(text) and bool(PROOF.search(text)) for kind, text in texts)
+        proofs = sum(kind == "code" and not EXPORT.search(text) and proves(text) for kind, text in texts)
         if prose < ideas:
             problems.append(f"{path.name}: {prose} prose cells for {ideas} export cells")
         if 2 * proofs < ideas:

@@ -453,7 +453,7 @@ def run_single(
         net = BorrowedMasks(learner.net, learners["seg"].net) if task == "det" else learner.net
         evidence[task] = take_evidence(net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.root)
         if keep:
-            save_model(keep / f"{task}.pt", learner.net, cfg, minis.classes)
+            save_model(keep / f"{task}.pt", learner.net, cfg, minis.classes, data=data_digest(minis))
         say(f"{task} alone: {METRICS[task]} {scores_of(evidence)[METRICS[task]]:.4f}   ({seconds[task]:.0f} s)")
     matrix = {t: scores_of({t: evidence[t]}) for t in TASKS}
     return {"matrix": matrix, "evidence": evidence, **facts(list(learners.values()), weights, counts, seconds)}

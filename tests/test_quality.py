@@ -1,0 +1,241 @@
+"""benchmarks/quality.py, specialists.py and collect.py: the plan, what runs again and what is refused, by toy runners; the
+specialists' networks from random weights; what of a run is kept. Nothing is trained but one step of each specialist."""
+import copy
+import json
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import collect  # noqa: E402
+import quality  # noqa: E402
+from test_compare import honest_runner  # noqa: E402
+
+from unified_onehead.backbone import BACKBONES, build_backbone, freeze  # noqa: E402
+from unified_onehead.compare import SYSTEMS, Cell, read_cell, run_cell  # noqa: E402
+from unified_onehead.config import TASKS, preset, replace_fields  # noqa: E402
+from unified_onehead.data import MiniDataset, collate, letterbox  # noqa: E402
+from unified_onehead.sources import read_minis  # noqa: E402
+from unified_onehead.synthetic import make_synthetic  # noqa: E402
+
+MOBILE, EFFICIENT = "mobilenet_v2-imagenet-features-64px", "efficientnet-b0-distilled-64px"
+NAME = f"naive-{MOBILE}-seed0"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_synthetic(tmp_path_factory.mktemp("data") / "minis", 0, 12, 6, 32)
+
+
+@pytest.fixture
+def command(root, tmp_path, monkeypatch):
+    "Runs the command with toy runners: (words) -> exit code; `.out` is the folder of cells, `.calls` what has run."
+    def run(*words):
+        options = ["--data-root", str(root), "--weights-dir", "w", "--preset", "smoke", "--out", str(run.out)]
+        return quality.main([*(w for w in words if "=" not in w), *options, *(w for w in words if "=" in w)])
+
+    run.out, run.calls = tmp_path / "cells", []
+    monkeypatch.setattr(quality, "RUNNERS", {system: honest_runner(run.calls) for system in SYSTEMS})
+    return run
+
+
+def test_the_plan_lists_what_is_missing_in_order(command, capsys):
+    "Two seeds: 5 systems x 2 starts x 2 seeds, then 5 x 2 x 5 folds of the first seed, then 7 other strategies x 2 x 2."
+    assert command("--plan", "--seeds", "4,2") == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    ours = ["progressive_kd", "single", "specialist_seg", "specialist_det", "specialist_cls"]
+    assert lines[:5] == [f"{system}-{MOBILE}-seed4" for system in ours]
+    assert lines[5:10] == [f"{system}-{EFFICIENT}-seed4" for system in ours]
+    assert lines[10:20] == [line.replace("seed4", "seed2") for line in lines[:10]]
+    assert lines[20:70] == [f"{line}-fold{k}" for k in range(5) for line in lines[:10]]
+    others = ["naive", "frozen", "ewc", "lwf", "replay", "isolation", "joint"]
+    assert lines[70:84] == [f"{system}-{start}-seed4" for start in (MOBILE, EFFICIENT) for system in others]
+    assert lines[84:] == [line.replace("seed4", "seed2") for line in lines[70:84]]
+    assert "0 of 98 cells are finished" in said.err and command.calls == [] and not command.out.exists()
+
+
+def test_a_finished_cell_is_not_run_again(command, capsys):
+    assert command(NAME) == 0 and len(command.calls) == 1
+    before = (command.out / f"{NAME}.json").read_bytes()
+    assert command(NAME) == 0 and len(command.calls) == 1
+    assert f"{NAME}: finished before" in capsys.readouterr().out and (command.out / f"{NAME}.json").read_bytes() == before
+    assert command("--plan") == 0
+    said = capsys.readouterr()
+    assert NAME not in said.out.splitlines() and f"naive-{MOBILE}-seed1" in said.out.splitlines()
+    assert "1 of 122 cells are finished" in said.err, "three seeds: 30 of ours, 50 folds of the first seed, 42 others"
+    assert command(f"naive-{MOBILE}-*") == 0 and len(command.calls) == 3, "the two other seeds"
+
+
+def test_a_stale_cell_is_refused_and_made_again_with_redo(command, capsys):
+    assert command(NAME) == 0
+    before = (command.out / f"{NAME}.json").read_bytes()
+    assert command(f"*-{MOBILE}-seed0", "lr=0.5") == 2, "asked before the many others that the pattern names train"
+    said = capsys.readouterr().err
+    assert f"{NAME}.json: stale (lr: " in said and "in the file, 0.5 asked for)" in said and "--redo makes it again" in said
+    assert len(command.calls) == 1 and (command.out / f"{NAME}.json").read_bytes() == before
+    assert command("--plan", "lr=0.5") == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{NAME}: stale (lr: ")]
+    assert command(NAME, "--redo", "lr=0.5") == 0 and len(command.calls) == 2
+    assert read_cell(command.out / f"{NAME}.json")["config"]["train"]["lr"] == 0.5
+    assert command(NAME, "lr=0.5") == 0 and len(command.calls) == 2
+
+
+def test_redo_makes_a_finished_cell_again(command):
+    assert command(NAME) == 0 and command(NAME, "--redo") == 0 and len(command.calls) == 2
+
+
+def test_verify_trains_beside_the_cell_and_holds_every_score_against_it(command, capsys, monkeypatch):
+    record = command.out.parent / "verified" / f"{NAME}.json"
+    assert command(NAME) == 0
+    before = (command.out / f"{NAME}.json").read_bytes()
+    assert command(NAME, "--verify") == 0 and len(command.calls) == 2
+    assert f"{NAME}: the same, largest difference of a score 0.0e+00" in capsys.readouterr().out
+    found = json.loads(record.read_text())
+    assert found["same"] and found["scores"] == {"Top1": [1.0, 1.0]} and found["code"][0] == found["code"][1]
+
+    def one_wrong(cfg, minis, say=print):
+        made = honest_runner([])(cfg, minis)
+        made["evidence"]["cls"]["seen"][0] = [0, 1]
+        return made
+
+    monkeypatch.setitem(quality.RUNNERS, "naive", one_wrong)
+    assert command(NAME, "--verify") == 1
+    images = len(read_cell(command.out / f"{NAME}.json")["evidence"]["cls"]["seen"])
+    assert f"{NAME}: NOT the same, largest difference of a score {1 / images:.1e}" in capsys.readouterr().out
+    assert not json.loads(record.read_text())["same"] and (command.out / f"{NAME}.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("words, mentions", [
+    ([NAME, "nothing-*"], "nothing-*: names no cell of the plan. --plan lists what is missing."),
+    ([NAME, "--seeds", "1"], f"{NAME}: names no cell of the plan."),
+    ([NAME, "--seeds", ""], "--seeds: names none. Write numbers joined by commas, for example 0,1,2."),
+    ([NAME, "--seeds", "one"], "--seeds one: write whole numbers joined by commas"),
+    ([], "no cell: name some, or write --plan or --all."),
+    ([NAME, "--verify"], f"{NAME}.json: is not there yet. Without --verify it is made."),
+    ([NAME, "--verify", "--redo"], "--verify: keeps the old cells and takes names"),
+    (["--all", "--redo"], "--redo: takes names"),
+])
+def test_refused_before_anything_runs(command, capsys, words, mentions):
+    assert command(*words) == 2
+    assert mentions in capsys.readouterr().err and command.calls == [] and not command.out.exists()
+
+
+@pytest.fixture(scope="module")
+def specialists():
+    "The module, where the extra `bench` is installed."
+    pytest.importorskip("segmentation_models_pytorch")
+    import specialists
+    return specialists
+
+
+def frozen_backbone(name):
+    "Random weights; the stem and eight blocks frozen."
+    torch.manual_seed(0)
+    return freeze(build_backbone(name)[0], 8)
+
+
+def test_a_specialist_of_another_recipe_is_stale(specialists, command, root, monkeypatch):
+    cell = Cell("specialist_cls", replace_fields(preset("smoke"), root=str(root)))
+    recipe = dict(specialists.RECIPES["cls"])
+
+    def runner(cfg, minis, say=print, show=None):
+        return {**honest_runner([])(cfg, minis), "recipe": recipe}
+
+    run_cell(cell, command.out, lambda *_: None, {cell.system: runner})
+    assert quality.state(cell, command.out, lambda fold: read_minis(str(root))) == "finished"
+    monkeypatch.setitem(specialists.RECIPES, "cls", {**recipe, "lr": 0.5})
+    word = quality.state(cell, command.out, lambda fold: read_minis(str(root)))
+    assert word == f"stale (lr: {recipe['lr']} in the file's recipe, 0.5 now)"
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_encoder_gives_maps_at_the_strides_it_names(specialists, name):
+    images = torch.rand(2, 3, 64, 64)
+    encoder = specialists.Encoder(frozen_backbone(name)).eval()
+    maps = encoder(images)
+    assert [64 // m.shape[-1] for m in maps] == [1, 2, 4, 8, 16, 32] and [m.shape[1] for m in maps] == encoder.out_channels
+    for decoder, stride in (("DeepLabV3Plus", 16), ("FPN", 32)):
+        net = specialists.make_segmenter(frozen_backbone(name), 7, {"decoder": decoder}).eval()
+        with torch.no_grad():
+            assert 64 // net.encoder(images)[-1].shape[-1] == stride == net.encoder.output_stride
+            assert net(images).shape == (2, 7, 32, 32), "logits at stride 2"
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_outputs_of_detector_and_classifier(specialists, name):
+    images = torch.rand(2, 3, 64, 64)
+    recipe = specialists.RECIPES["det"]
+    detector = specialists.make_specialist("det", frozen_backbone(name), 5, 64, recipe).eval()
+    with torch.no_grad():
+        levels, found = detector.fcos.backbone(images), detector(images)
+        logits = specialists.make_specialist("cls", frozen_backbone(name), 4, 64, specialists.RECIPES["cls"]).eval()(images)
+    assert [tuple(m.shape[1:]) for m in levels.values()] == [(recipe["width"], n, n) for n in (8, 4, 2, 1, 1)], "P3 to P7"
+    assert len(found) == 2 and all(0 < len(f["boxes"]) <= 100 and f["labels"].max() < 5 for f in found)
+    assert all(f["boxes"].min() >= 0 and f["boxes"].max() <= 64 for f in found)
+    assert logits.shape == (2, 4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_one_step_moves_all_but_the_frozen_blocks(specialists, root, task, name):
+    minis, recipe = read_minis(str(root)), specialists.RECIPES[task]
+    data = MiniDataset(minis.records[task]["train"], 64)
+    batch = collate([letterbox(data.sample(i), 64) for i in range(2)])
+    backbone = frozen_backbone(name)
+    net = specialists.make_specialist(task, backbone, len(minis.classes[task]), 64, recipe).train()
+    before = copy.deepcopy(net.state_dict())
+    steps = [copy.deepcopy([m.state_dict() for m in backbone.step_modules(i)]) for i in range(backbone.steps)]
+
+    groups = specialists.parameter_groups(net, recipe)
+    learning = {p: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    frozen = {p for i in range(9) for m in backbone.step_modules(i) for p in m.parameters()}
+    for key, p in net.named_parameters():
+        rate = recipe["lr"] * (recipe["backbone_lr"] if "backbone.body" in key else 1)
+        decay = recipe["weight_decay"] if p.ndim > 1 else 0
+        assert learning.get(p) == (None if p in frozen else (rate, decay)), key
+
+    loss = specialists.specialist_loss(task, net, batch)
+    assert loss.isfinite()
+    loss.backward()
+    torch.optim.AdamW(groups).step()
+    moved = [any(not torch.equal(v, old[k]) for m, old in zip(backbone.step_modules(i), olds) for k, v in m.state_dict().items())
+             for i, olds in enumerate(steps)]
+    last = task != "seg"  # the 1x1 convolution is no part of the segmenter
+    assert moved == [False] * 9 + [True] * (backbone.steps - 10) + [last], "stem and eight blocks stay, statistics and all"
+    changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+    assert not [k for k in changed if "backbone.body" in k and "running" in k], "the backbone's norms keep their statistics"
+    assert [k for k in changed if "backbone.body" not in k], "what is not backbone learns"
+
+
+@pytest.fixture
+def finished_run(tmp_path, monkeypatch):
+    "A folder with the two files of a run, as far as they hold paths; what is kept goes to tmp_path/kept."
+    results = {"data": {"root": "/home/me/minis", "digest": "ab12"},
+               "config": {"data": {"root": "/home/me/minis", "synthetic_dir": "/tmp/me/sets"}, "net": {"weights": "/w/b0.pt"}},
+               "rules": [{"name": "data: layout", "value": "/home/me/minis"}, {"name": "data: images", "value": "seg 12/6"}]}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/results.json").write_text(json.dumps(results))
+    (tmp_path / "run/log.jsonl").write_text('{"stage": "seg"}\n')
+    monkeypatch.setattr(collect, "OUT", tmp_path / "kept")
+    return tmp_path / "run"
+
+
+def test_what_is_kept_of_a_run_names_no_folder(finished_run):
+    assert collect.main([str(finished_run), "mine"]) == 0
+    kept = json.loads((collect.OUT / "mine.json").read_text())
+    assert kept["data"] == {"root": "minis", "digest": "ab12"}
+    assert kept["config"] == {"data": {"root": "minis", "synthetic_dir": "sets"}, "net": {"weights": "b0.pt"}}
+    assert [rule["value"] for rule in kept["rules"]] == ["minis", "seg 12/6"], "a slash makes no path"
+    assert (collect.OUT / "mine.jsonl").read_text() == '{"stage": "seg"}\n'
+
+
+@pytest.mark.parametrize("name", ["results.json", "log.jsonl"])
+def test_a_run_without_its_files_is_named(finished_run, capsys, name):
+    (finished_run / name).unlink()
+    assert collect.main([str(finished_run), "mine"]) == 2
+    assert f"error: {finished_run / name}: cannot be read (No such file or directory)." in capsys.readouterr().err
+    assert not collect.OUT.exists()
