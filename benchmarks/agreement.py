@@ -5,21 +5,22 @@
 MODEL is a stage3.pt or model.pt of `unified-onehead run` (or of a strategy: strategy=...), or the folder of a `single` cell that
 benchmarks/quality.py --networks has kept: its detector then asks the masks of its segmenter. Nothing is trained: the same
 networks read val once for each of READINGS. The record is benchmarks/results/agreement/SYSTEM-START-SIZEpx-seedN.json;
-the page of results shows the table.
+the page of results shows the table. Networks of folds are refused: the data's own val is among what they were trained on.
 """
 import argparse
 import json
+import re
 import sys
 import time
 from pathlib import Path
 
 from unified_onehead.compare import class_values, scores_of, spread, take_evidence
 from unified_onehead.config import InputError, replace_fields
-from unified_onehead.data import MiniDataset
+from unified_onehead.data import MiniDataset, Minis
 from unified_onehead.learner import BorrowedMasks, device_name, load_model, pick_device
 from unified_onehead.report import markdown_table, write_atomic
 from unified_onehead.sources import read_minis
-from unified_onehead.stages import versions
+from unified_onehead.stages import data_digest, versions
 from unified_onehead.task import make_tasks
 
 OUT = Path(__file__).resolve().parent / "results" / "agreement"
@@ -27,22 +28,43 @@ READINGS = {  # name -> weight of the mask in the score, how far boxes move to i
     "boxes alone": (0.0, 0.0), "sides": (0.0, 1.0), "score": (0.5, 0.0), "score and sides": (0.5, 1.0)}
 
 
-def load_network(path: "str | Path", where) -> tuple:  # network, stride of its maps, system, configuration, class names
+def refuse_fold(path: "str | Path") -> None:
+    "Raises InputError where the name of a network's file or folder says that it belongs to a fold."
+    full = Path(path).resolve()
+    for name in (full.name,) if full.is_dir() else (full.name, full.parent.name):
+        if found := re.search(r"-fold\d+", name):
+            raise InputError(f"{path}: is a network of a fold ({found[0][1:]}), trained on images of the data's own val. Name "
+                             "networks of cells without a fold.")
+
+
+def load_network(path: "str | Path", where) -> tuple:  # network, stride, system, configuration, class names, digests of its data
     "A model, or the detector of a folder with the masks of its segmenter. Raises InputError for two that are not of one cell."
     if not Path(path).is_dir():
-        net, cfg, classes, _ = load_model(path, where)
-        return net, net.stride, cfg.distill.strategy, cfg, classes
-    (net, cfg, classes, _), (segmenter, *theirs, _) = (load_model(Path(path) / f"{task}.pt", where) for task in ("det", "seg"))
+        net, cfg, classes, file = load_model(path, where)
+        return net, net.stride, cfg.distill.strategy, cfg, classes, {file.get("data")} - {None}
+    (net, cfg, classes, file), (segmenter, *theirs, other) = (load_model(Path(path) / f"{t}.pt", where) for t in ("det", "seg"))
     if theirs != [cfg, classes]:
         raise InputError(f"{path}: det.pt and seg.pt differ in settings or classes. Both must come from one cell.")
-    return BorrowedMasks(net, segmenter), net.stride, "single", cfg, classes
+    return BorrowedMasks(net, segmenter), net.stride, "single", cfg, classes, {file.get("data"), other.get("data")} - {None}
+
+
+def own_val(path: "str | Path", data_root: "str | Path", classes: dict, trained: "set[str]") -> Minis:
+    "The data, of which val was not trained on as far as the network's file tells. Raises InputError for other data."
+    if not trained:  # a model.pt, or a file of an older version, does not say
+        return read_minis(str(data_root), tasks=("det",), splits=("val",), classes=classes)
+    minis = read_minis(str(data_root), classes=classes)
+    if trained != {digest := data_digest(minis)}:
+        raise InputError(f"{path}: was trained on other data (digest {', '.join(sorted(trained))}) than {data_root} holds "
+                         f"({digest}), or on another split of them; val may be among what it has seen. Name the data of its run.")
+    return minis
 
 
 def read_model(path: "str | Path", data_root: "str | Path", device: str = "auto") -> dict:  # the record
-    "Evaluate the boxes of one system under each reading. Raises InputError for what is no model, or knows other classes."
+    "Evaluate the boxes of one system under each reading. Raises InputError for what is no model, or knows other classes or data."
+    refuse_fold(path)
     where = pick_device(device)
-    net, stride, system, cfg, classes = load_network(path, where)
-    minis = read_minis(str(data_root), tasks=("det",), splits=("val",), classes=classes)
+    net, stride, system, cfg, classes, trained = load_network(path, where)
+    minis = own_val(path, data_root, classes, trained)
     val, readings = MiniDataset(minis.records["det"]["val"], 1 << 30), {}
     for name, (agreement, outline) in READINGS.items():
         own = replace_fields(cfg, agreement=agreement, outline=outline)
@@ -80,6 +102,8 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("--out", default=str(OUT), help="default: benchmarks/results/agreement")
     args = parser.parse_args(argv)
     try:
+        for path in args.models:  # N/* names folds, too: refused before an hour of reading
+            refuse_fold(path)
         for path in args.models:
             record = read_model(path, args.data_root, args.device)
             name = f"{record['strategy']}-{Path(record['weights']).stem}-{record['size']}px-seed{record['seed']}"

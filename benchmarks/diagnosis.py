@@ -2,12 +2,14 @@
 
     python benchmarks/diagnosis.py --data-root D --weights W [key=value ...]                 every case that is missing
     python benchmarks/diagnosis.py --data-root D --weights W --only reference no_prior       these cases
+    python benchmarks/diagnosis.py --data-root D --weights W --seeds 0,1,2                   with each of these seeds
 
 A case is the sequence of three stages with a shortened schedule (SHORT), all seen tasks evaluated after each stage, and, every
 few steps, the gradient norm of each loss at the layers that all tasks share. `reference` is the package's recipe without own
-channels, as the original had one shared head; every other case changes one thing in it. A finished case is
-benchmarks/results/diagnosis/NAME.json and is not run again; an interrupted one leaves nothing. A case of other settings than
-asked for is refused, and made again with --redo. The page 25_diagnosis reads the files with the functions at the end.
+channels, as the original had one shared head; what every other case changes in it stands in CASES. A finished case is
+benchmarks/results/diagnosis/NAME.json for seed 0, NAME-seedN.json for any other, and is not run again; an interrupted one leaves
+nothing, one whose loss is no longer finite is finished. A case of other settings than asked for is refused, and made again with
+--redo. The page 25_diagnosis reads the files with the functions at the end; its figures are means over the seeds that are there.
 """
 import argparse
 import json
@@ -25,9 +27,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from unified_onehead.backbone import match_backbone, read_state
-from unified_onehead.cli import run_config
-from unified_onehead.compare import CODE, differences, shown_config
-from unified_onehead.config import BOXES_ALONE, METRICS, TASK_TITLES, TASKS, Config, InputError, replace_fields, seed_everything
+from unified_onehead.cli import parse_seeds, run_config
+from unified_onehead.compare import CODE, differences, settings_of, shown_config
+from unified_onehead.config import (BOXES_ALONE, METRICS, TASK_TITLES, TASKS, Config, InputError, LossConfig, replace_fields,
+                                    seed_everything)
 from unified_onehead.grid import assign, grid_points, split_detection
 from unified_onehead.learner import Learner, device_name, evaluate_seen, fit_stage
 from unified_onehead.net import OneHead, build_network
@@ -41,13 +44,17 @@ COMMAND = "python benchmarks/diagnosis.py --data-root DATA --weights WEIGHTS thr
 SHORT = {"size": 128, "views": 5, "epochs_seg": 15, "epochs_det": 15, "epochs_cls": 6, "own_channels": False,
          **BOXES_ALONE}  # boxes alone: a mask would hide what a cause does to detection
 TOO_STRONG = 1000.0  # weight of distillation in the case `kd_too_strong`
+TOO_WEAK = 0.01  # factor on the weights of detection's loss in the case `task_weights`
 ORIGINAL = {"mIoU": 0.0165, "AP": 0.0, "Top1": 0.1333}  # what the original's author published
 
 
 # What a case changes. Each function takes the learner before the first stage.
 
 def plain_detection_loss(detection, boxes: list, labels: list, crowd: list, stride: int) -> dict:  # box, conf, det_cls
-    "Plain cross-entropy of all cells and L1 of the boxes in image sides, each averaged over all cells, not over positives."
+    """Plain cross-entropy of all cells and L1 of the boxes in image sides, each averaged over all cells, not over positives.
+
+    Cells inside crowd boxes, which the package's loss ignores, are negatives here: a plain loss knows no third kind.
+    """
     points, decoded, confidence, classes = split_detection(detection, stride)
     index = torch.stack([assign(points, b, c, stride).index for b, c in zip(boxes, crowd)])
     positive, side = index >= 0, stride * max(detection.shape[-2:])
@@ -68,7 +75,7 @@ class PlainDetectionTask(DetectionTask):
 
 
 def no_normalisation(learner: Learner) -> None:
-    "Detection's loss is averaged over all cells."
+    "Detection's loss is plain, averaged over all cells, and ignores none of them."
     task = learner.tasks["det"]
     learner.tasks["det"] = plain = PlainDetectionTask(task.classes, task.cfg, task.stride)
     plain.masks = task.masks
@@ -100,19 +107,26 @@ class Case:
     changes: tuple = ()  # functions of the learner
 
 
-ONE_RATE = {"frozen_blocks": 0, "backbone_lr": 1.0, "later_lr": 1.0, "old_rate": 1.0}
+SAME_RATE = {"backbone_lr": 1.0, "later_lr": 1.0, "old_rate": 1.0}  # for every part in every stage
+ONE_RATE = {"frozen_blocks": 0, **SAME_RATE}
 CASES = {
     "reference": Case("reference", "the package's recipe, all hidden channels shared"),
-    "no_normalisation": Case("no normalisation", "detection's loss averaged over all cells: plain cross-entropy, L1 boxes",
-                             changes=(no_normalisation,)),
+    "no_normalisation": Case("no normalisation", "detection's loss averaged over all cells: plain cross-entropy, L1 boxes; cells "
+                             "inside crowd boxes, ignored otherwise, are negatives", changes=(no_normalisation,)),
     "no_prior": Case("no bias prior", "every cell starts with confidence 0.5", changes=(no_prior,)),
+    "task_weights": Case("detection weighs too little", f"weights of detection's loss times {TOO_WEAK:g}",
+                         {name: TOO_WEAK * getattr(LossConfig(), name) for name in ("box", "conf", "det_cls")}),
     "kd_too_strong": Case("distillation too strong", f"weight of distillation {TOO_STRONG:g}", {"kd": TOO_STRONG}),
-    "norm_drift": Case("norm statistics drift", "the frozen backbone's norm statistics follow each stage's images",
-                       changes=(norm_drift,)),
+    "norm_drift": Case("norm statistics drift", "norms of the frozen backbone in train mode: they normalise by the batch, and "
+                       "their statistics follow each stage's images", changes=(norm_drift,)),
+    "unfrozen_slow": Case("backbone trains slowly", "whole backbone trains, at a tenth of the rate, halved with every stage",
+                          {"frozen_blocks": 0, "backbone_lr": 0.1, "later_lr": 0.5}),
+    "frozen_one_rate": Case("one rate, frozen backbone", "one learning rate for neck and head in every stage, old outputs too",
+                            SAME_RATE),
     "one_rate": Case("one rate for all", "whole backbone trains, one learning rate for everything in every stage", ONE_RATE),
-    "no_pretrained": Case("no pretrained weights", "the same backbone from random weights, all of it trains",
+    "no_pretrained": Case("no pretrained weights", "the same backbone from random weights, all of it trains, at the head's rate",
                           {"weights": "none"}),
-    "everything": Case("everything at once", "all of these together",
+    "everything": Case("six at once", "no_normalisation, no_prior, kd_too_strong, norm_drift, one_rate, no_pretrained together",
                        {**ONE_RATE, "kd": TOO_STRONG, "weights": "none"}, (no_normalisation, no_prior, norm_drift)),
 }
 
@@ -213,23 +227,26 @@ def count_positives(learner: Learner) -> dict:  # cells and mean positives of an
 # One file a case.
 
 def tidy(value):
-    "Floats with six significant digits, for a file that people read."
+    "Floats with six significant digits, for a file that people read; None for what is not finite, which JSON cannot say."
     if isinstance(value, dict):
         return {k: tidy(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [tidy(v) for v in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
 
 
 def run_sequence(learner: Probe, say=print) -> dict:  # matrix, epochs, and where it stopped, if it did
     "The stages; a loss that is not finite ends the case, and is its result."
     matrix, rows, seen, stopped = {}, [], [], None
+    learner.log = rows.append  # also the epochs of a stage that does not end
     for stage, names in enumerate(learner.strategy.plan()):
         learner.begin(stage)
         try:
-            rows += fit_stage(learner, stage, names, list(seen))
+            fit_stage(learner, stage, names, list(seen))
         except FloatingPointError as error:
-            stopped = {"stage": stage, "step": learner.step, "reason": str(error)}
+            stopped = {"stage": stage, "step": learner.step - 1, "reason": str(error)}
             say(f"stopped in stage {stage + 1}: {error}")
             break
         seen += names
@@ -245,7 +262,9 @@ def case_record(name: str, cfg: Config, every: int, say=print) -> dict:
     learner, weights = make_probe(name, cfg, get_minis(cfg), every)
     check_images(learner)
     done = run_sequence(learner, say)
-    trained = {t: sum(r["seconds"] for r in done["epochs"] if r["task"] == t) for t in done["matrix"]}
+    trained = {t: 0.0 for t in done["matrix"]}
+    for row in done["epochs"]:
+        trained[row["task"]] = trained.get(row["task"], 0.0) + row["seconds"]
     parts = list(learner.net.parameters())
     return tidy({
         "case": name, "title": CASES[name].title, "says": CASES[name].says, **done, "gradients": learner.measured,
@@ -269,36 +288,62 @@ def case_text(record: dict) -> str:
     return head + "\n}\n"
 
 
+def case_path(folder: "str | Path", name: str, seed: int) -> Path:
+    "The file of a case."
+    return Path(folder) / (f"{name}-seed{seed}.json" if seed else f"{name}.json")
+
+
+def case_files(folder: "str | Path", name: str) -> "list[Path]":
+    "The files of all seeds of a case."
+    return [path for path in (Path(folder) / f"{name}.json", *sorted(Path(folder).glob(f"{name}-seed*.json"))) if path.is_file()]
+
+
+def unlike(saved: dict, cfg: Config) -> "list[str]":  # "lr: 0.001 in the file, 0.002 asked for"
+    "Settings and start weights in which a finished case differs from what is asked for."
+    changed, asked = differences(saved, cfg), shown_config(cfg)["net"]["weights"]
+    if saved["config"]["net"]["weights"] != asked:
+        changed.append(f"weights: {saved['config']['net']['weights']} in the file, {asked} asked for")
+    return changed
+
+
 def finished(path: Path, cfg: Config) -> bool:
     "Whether the case is there. Raises InputError for a file of other settings."
     if not path.is_file():
         return False
-    saved, asked = read_case(path), shown_config(cfg)["net"]["weights"]
-    changed = differences(saved, cfg)
-    if saved["config"]["net"]["weights"] != asked:
-        changed.append(f"weights: {saved['config']['net']['weights']} in the file, {asked} asked for")
-    if changed:
+    if changed := unlike(read_case(path), cfg):
         raise InputError(f"{path}: was made with other settings ({'; '.join(changed)}). Repeat the settings of the other cases, "
                          "or make it again with --redo.")
     return True
 
 
+def check_seeds(name: str, base: Config, folder: "str | Path", seeds: list, redo: bool) -> None:
+    "Before anything trains: raises InputError where seeds of one case would not differ in their seed alone."
+    for path in case_files(folder, name):
+        seed = read_case(path)["seed"]
+        cfg = case_config(name, replace_fields(base, seed=seed))
+        if seed in seeds and not redo:
+            finished(path, cfg)
+        elif seed not in seeds and (changed := unlike(read_case(path), cfg)):
+            raise InputError(f"{path}: was made with other settings ({'; '.join(changed)}), and a mean over seeds is one over "
+                             f"seeds alone. Repeat its settings, add seed {seed} to --seeds with --redo, or take another --out.")
+
+
 def run_case(name: str, base: Config, out: "str | Path" = OUT, every: int = 10, redo: bool = False, say=print) -> Path:
-    "Run one case, or find it finished."
-    cfg, path = case_config(name, base), Path(out) / f"{name}.json"
+    "Run one case with the seed of `base`, or find it finished."
+    cfg, path = case_config(name, base), case_path(out, name, base.run.seed)
     if not redo and finished(path, cfg):
-        say(f"{name}: finished before")
+        say(f"{path.stem}: finished before")
         return path
-    record = case_record(name, cfg, every, lambda text: say(f"{name}: {text}"))
+    record = case_record(name, cfg, every, lambda text: say(f"{path.stem}: {text}"))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".json.part")
     part.write_text(case_text(record), encoding="utf-8")
     os.replace(part, path)
-    say(f"{name}: finished, {record['cpu_seconds']:.0f} s of CPU")
+    say(f"{path.stem}: finished, {record['cpu_seconds']:.0f} s of CPU")
     return path
 
 
-# Reading: what the page shows is computed here.
+# Reading: what the page shows is computed here. A case is a list of records there, one a seed.
 
 def read_case(path: "str | Path") -> dict:
     "A finished case. Raises InputError for a file that is none."
@@ -306,27 +351,60 @@ def read_case(path: "str | Path") -> dict:
         case = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as a case ({error}). Delete it to have it made again.") from error
-    missing = [k for k in ("case", "matrix", "epochs", "gradients", "config", "weights") if k not in case]
+    missing = [k for k in ("case", "matrix", "epochs", "gradients", "config", "weights", "seed") if k not in case]
     if missing:
         raise InputError(f"{path}: is no finished case, it lacks {', '.join(missing)}.")
     return case
 
 
-def read_cases(folder: "str | Path" = OUT) -> "dict[str, dict]":  # name -> case, in the order of CASES
+def read_seeds(folder: "str | Path", name: str) -> "list[dict]":  # by seed
+    "All seeds of a case. Raises InputError for files that do not differ in their seed alone."
+    found = {}
+    for path in case_files(folder, name):
+        case = read_case(path)
+        if case["seed"] in found:
+            raise InputError(f"{path}: another file of the folder has seed {case['seed']} of {name}, too. Delete one of them.")
+        found[case["seed"]] = case
+        first, own = ({**settings_of(c), "start weights": c["weights"]["sha256"]} for c in (next(iter(found.values())), case))
+        changed = [f"{k}: {own[k]} and {first.get(k)}" for k in own if k != "seed" and own[k] != first.get(k)]
+        if changed:
+            raise InputError(f"{path}: differs from the other seeds of {name} in more than the seed ({'; '.join(changed)}). Keep "
+                             "it in another folder, or make it again with --redo.")
+    return [found[seed] for seed in sorted(found)]
+
+
+def read_cases(folder: "str | Path" = OUT) -> "dict[str, list[dict]]":  # name -> its seeds, in the order of CASES
     "All finished cases of a folder."
-    return {name: read_case(path) for name in CASES if (path := Path(folder) / f"{name}.json").is_file()}
+    return {name: seeds for name in CASES if (seeds := read_seeds(folder, name))}
 
 
-def norms_of(case: dict, stage: int) -> list:  # norm of the stage's own task at each measured step
+def pulls_of(case: dict, stage: int) -> "list[dict]":  # of each measured step: {"step", loss: norm}
+    "The measured steps of a stage; a norm is None where it was not finite."
+    return [{"step": row["step"], **row["norms"]} for row in case["gradients"] if row["stage"] == stage]
+
+
+def norms_of(case: dict, stage: int) -> list:  # norm of the stage's own task at each measured step where it is finite
     "The pull of the new task's labels at the shared layers."
-    return [row["norms"].get(TASKS[stage], 0.0) for row in case["gradients"] if row["stage"] == stage]
+    return [v for row in pulls_of(case, stage) if (v := row.get(TASKS[stage], 0.0)) is not None]
+
+
+def first_norm(case: dict, stage: int) -> "float | None":
+    "The pull of the new task's labels at the first step of its stage."
+    rows = pulls_of(case, stage)
+    return rows[0].get(TASKS[stage], 0.0) if rows else None
 
 
 def share_of(case: dict, stage: int) -> "float | None":  # median over the stage's steps, 0..1
     "The new task's gradient norm over the sum of all losses' norms. The first step is left out: teacher and student are equal."
-    shares = [row["norms"].get(TASKS[stage], 0.0) / sum(row["norms"].values())
-              for row in case["gradients"] if row["stage"] == stage and row["step"] and sum(row["norms"].values())]
+    rows = [row["norms"] for row in case["gradients"] if row["stage"] == stage and row["step"]]
+    shares = [row.get(TASKS[stage], 0.0) / sum(row.values()) for row in rows if None not in row.values() and sum(row.values())]
     return statistics.median(shares) if shares else None
+
+
+def reach_of(case: dict, stage: int) -> "tuple[float, float] | None":  # smallest and largest, in those of the first step
+    "How far the pull of the new task's labels moves over its stage: far below 1 it vanishes, far above it explodes."
+    norms, first = norms_of(case, stage), first_norm(case, stage)
+    return (min(norms) / first, max(norms) / first) if norms and first else None
 
 
 def score(case: dict, task: str, metric: str, after: str) -> "float | None":
@@ -334,53 +412,103 @@ def score(case: dict, task: str, metric: str, after: str) -> "float | None":
     return case["matrix"].get(after, {}).get(metric) if TASKS.index(task) <= TASKS.index(after) else None
 
 
+def known(cases: "list[dict]", make) -> list:
+    "What `make` gives for each seed, without None."
+    return [v for case in cases if (v := make(case)) is not None]
+
+
+def mean(cases: "list[dict]", make) -> "float | None":
+    "Mean over seeds; None where no seed has a value."
+    values = known(cases, make)
+    return statistics.mean(values) if values else None
+
+
+def deviation(cases: "list[dict]", make) -> float:
+    "Standard deviation over seeds (the sample's); 0 for one seed."
+    values = known(cases, make)
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def shown(value: "float | None", digits: int = 3) -> str:
     "A number for a table."
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def case_table(reference: dict, case: dict) -> str:  # markdown
-    "Stage by stage: the new task's gradient, its share, its metric; the reference's in brackets."
-    lines = [["stage", "new task's gradient, first step", "median", "share of all gradients", "metric, own stage",
-              "after stage 3"]]
-    for stage, task in enumerate(TASKS):
-        def pair(make, digits=3):
-            return f"{shown(make(case), digits)} ({shown(make(reference), digits)})"
+def spread(cases: "list[dict]", make, digits: int = 3) -> str:  # "0.410 ± 0.012"; one seed has no spread
+    "Mean and standard deviation over seeds, and how many have a value where some have none."
+    values = known(cases, make)
+    wide = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return shown(mean(cases, make), digits) + wide + (f" ({len(values)} of {len(cases)})" if 0 < len(values) < len(cases) else "")
 
+
+def end_of(cases: "list[dict]", metric: str, after: str = TASKS[-1]) -> "float | None":
+    "Mean of a task's main metric after a stage, by default the last."
+    task = next(t for t, m in METRICS.items() if m == metric)
+    return mean(cases, lambda c: score(c, task, metric, after))
+
+
+def title_of(cases: "list[dict]") -> str:
+    "The title that CASES has now; files keep that of their time."
+    return CASES[cases[0]["case"]].title
+
+
+def seeds_of(cases: "list[dict]") -> str:  # "3 (0, 1, 2)"
+    "How many seeds, and which."
+    return f"{len(cases)} ({', '.join(str(c['seed']) for c in cases)})"
+
+
+def stopped_of(cases: "list[dict]") -> "list[dict]":
+    "The seeds whose loss was not finite."
+    return [c for c in cases if c["stopped"]]
+
+
+def case_table(reference: "list[dict]", cases: "list[dict]") -> str:  # markdown
+    "Stage by stage: the new task's gradient, its share, its metric; a line for the case and one for the reference."
+    lines = [["stage", "run", "seeds", "new task's gradient, first step", "median", "share of all gradients",
+              "metric, own stage", "after stage 3"]]
+    for stage, task in enumerate(TASKS):
         metric = METRICS[task]
-        lines.append([f"{stage + 1} {TASK_TITLES[task]}",
-                      pair(lambda c: next(iter(norms_of(c, stage)), None)),
-                      pair(lambda c: statistics.median(n) if (n := norms_of(c, stage)) else None),
-                      pair(lambda c: share_of(c, stage)),
-                      f"{metric} " + pair(lambda c: score(c, task, metric, task), 4),
-                      pair(lambda c: score(c, task, metric, TASKS[-1]), 4)])
+        for which in (cases, reference):
+            lines.append([f"{stage + 1} {TASK_TITLES[task]}", title_of(which), seeds_of(which),
+                          spread(which, lambda c: first_norm(c, stage)),
+                          spread(which, lambda c: statistics.median(n) if (n := norms_of(c, stage)) else None),
+                          spread(which, lambda c: share_of(c, stage)),
+                          f"{metric} " + spread(which, lambda c: score(c, task, metric, task), 4),
+                          spread(which, lambda c: score(c, task, metric, TASKS[-1]), 4)])
     return markdown_table(lines)
 
 
-def sentence(reference: dict, case: dict) -> str:
+def ending(cases: "list[dict]") -> str:
+    "Where the loss was not finite; '' where it always was."
+    stages = sorted({c["stopped"]["stage"] + 1 for c in stopped_of(cases)})
+    return (f" The loss was not finite in stage {' or '.join(map(str, stages))} with {len(stopped_of(cases))} of {len(cases)} "
+            "seeds, and there the case ends.") if stages else ""
+
+
+def sentence(reference: "list[dict]", cases: "list[dict]") -> str:
     "What the case changed most, in words made from the numbers."
-    if case["stopped"]:
-        return f"**{case['title']}**: the loss was not finite in stage {case['stopped']['stage'] + 1}; the case ends there."
-    ends = {m: (score(case, t, m, TASKS[-1]), score(reference, t, m, TASKS[-1])) for t, m in METRICS.items()}
+    if len(stopped_of(cases)) == len(cases):
+        return f"**{title_of(cases)}**:{ending(cases)}"
+    ends = {m: (end_of(cases, m), end_of(reference, m)) for m in METRICS.values()}
     words = [f"{m} {shown(a, 4)} in place of {shown(b, 4)}" + (f" ({100 * (a / b - 1):+.0f} %)" if a is not None and b else "")
              for m, (a, b) in ends.items()]
-    moved = {s: (share_of(case, s), share_of(reference, s)) for s in range(1, len(TASKS))}
+    moved = {s: (mean(cases, lambda c: share_of(c, s)), mean(reference, lambda c: share_of(c, s))) for s in range(1, len(TASKS))}
     moved = {s: pair for s, pair in moved.items() if None not in pair}
-    text = f"**{case['title']}**: in the end {', '.join(words)}."
+    text = f"**{title_of(cases)}**: in the end {', '.join(words)}."
     if moved:
         stage, (a, b) = max(moved.items(), key=lambda item: abs(item[1][0] - item[1][1]))
         text += (f" The new task's share of the gradients at the shared layers differs most in stage {stage + 1}: "
                  f"{100 * a:.1f} % in place of {100 * b:.1f} %.")
-    return text
+    return text + (" One seed." if len(cases) == 1 else f" Means of {len(cases)} seeds.") + ending(cases)
 
 
-def costliest(cases: "dict[str, dict]") -> str:
-    "For each metric the single cause with the lowest value after stage 3, if it is below the reference's."
-    single = {n: c for n, c in cases.items() if n not in ("reference", "everything") and not c["stopped"]}
+def costliest(cases: "dict[str, list[dict]]") -> str:
+    "For each metric the case, but the combined one, with the lowest mean after stage 3, if it is below the reference's."
+    single = {n: c for n, c in cases.items() if n not in ("reference", "everything") and not stopped_of(c)}
     words = []
-    for task, metric in METRICS.items():
-        found = {n: v for n, c in single.items() if (v := score(c, task, metric, TASKS[-1])) is not None}
-        usual = score(cases["reference"], task, metric, TASKS[-1]) if "reference" in cases else None
+    for metric in METRICS.values():
+        found = {n: v for n, c in single.items() if (v := end_of(c, metric)) is not None}
+        usual = end_of(cases["reference"], metric) if "reference" in cases else None
         if found and usual is not None:
             worst = min(found, key=found.get)
             words.append(f"{metric} is lowest with *{CASES[worst].title}*: {found[worst]:.4f} in place of {usual:.4f}"
@@ -388,15 +516,60 @@ def costliest(cases: "dict[str, dict]") -> str:
     return "; ".join(words) + "." if words else ""
 
 
-def summary_table(cases: "dict[str, dict]") -> str:  # markdown
+def summary_table(cases: "dict[str, list[dict]]") -> str:  # markdown
     "All cases: each metric at its own stage's end and after stage 3, and what stands behind the row."
     columns = [("seg", "mIoU"), ("det", "AP"), ("det", "AP50"), ("cls", "Top1")]
-    lines = [["case", *(f"{m}, own stage -> end" if t != TASKS[-1] else m for t, m in columns), "weights", "size", "seed",
+    lines = [["case", *(f"{m}, own stage -> end" if t != TASKS[-1] else m for t, m in columns), "seeds", "weights", "size",
               "device", "training, min"]]
-    for case in cases.values():
-        scores = [" -> ".join(shown(score(case, t, m, after), 4) for after in dict.fromkeys((t, TASKS[-1]))) for t, m in columns]
-        lines.append([case["title"] + (" (stopped)" if case["stopped"] else ""), *scores, case["weights"]["name"],
-                      f"{case['size']} px", str(case["seed"]), case["device"], f"{case['train_seconds']['total'] / 60:.1f}"])
+    for which in cases.values():
+        scores = [" -> ".join(spread(which, lambda c: score(c, t, m, after), 4) for after in dict.fromkeys((t, TASKS[-1])))
+                  for t, m in columns]
+        stopped = f" ({len(stopped_of(which))} of {len(which)} seeds stopped)" if stopped_of(which) else ""
+        lines.append([title_of(which) + stopped, *scores, seeds_of(which), which[0]["weights"]["name"], f"{which[0]['size']} px",
+                      ", ".join(dict.fromkeys(c["device"] for c in which)),
+                      spread(which, lambda c: c["train_seconds"]["total"] / 60, 1)])
+    return markdown_table(lines)
+
+
+BACKBONE_AND_RATE = {  # case -> the backbone, the rates
+    "reference": ("frozen", "by part and stage"), "frozen_one_rate": ("frozen", "one for all"),
+    "unfrozen_slow": ("trains", "by part and stage"), "one_rate": ("trains", "one for all")}
+
+
+def rates_table(cases: "dict[str, list[dict]]") -> str:  # markdown
+    "A backbone that trains and one rate for all, each alone and both: what is not run yet has no figures."
+    lines = [["backbone", "learning rates", "case", *(f"{m}, own stage" for m in METRICS.values()), "seeds"]]
+    for name, (backbone, rates) in BACKBONE_AND_RATE.items():
+        which = cases.get(name, [])
+        lines.append([backbone, rates, name, *(spread(which, lambda c: score(c, t, m, t), 4) for t, m in METRICS.items()),
+                      seeds_of(which) if which else "not run yet"])
+    return markdown_table(lines)
+
+
+def loss_name(name: str) -> str:
+    "A loss of the recorded norms in words."
+    task = name.removeprefix("kd_")
+    return f"{TASK_TITLES.get(task, task)}, {'distillation' if name.startswith('kd_') else 'labels'}"
+
+
+def largest_pull(cases: "list[dict]") -> "tuple[float, str, int] | None":  # norm, loss in words, stage from 1
+    "The largest norm that any loss had at any step with any seed."
+    found = [(v, loss_name(name), row["stage"] + 1) for case in cases for row in case["gradients"]
+             for name, v in row["norms"].items() if v is not None]
+    return max(found) if found else None
+
+
+def gradient_table(cases: "dict[str, list[dict]]") -> str:  # markdown
+    "How far the new task's gradient moves over each stage, over all seeds, and the largest gradient of all."
+    lines = [["case", *(f"stage {s + 1}: first step, then times" for s in range(len(TASKS))), "largest of any loss", "seeds"]]
+    for which in cases.values():
+        cells = []
+        for stage in range(len(TASKS)):
+            reach = known(which, lambda c: reach_of(c, stage))
+            text = f"{min(r[0] for r in reach):.2f} to {max(r[1] for r in reach):.2f}" if reach else "-"
+            cells.append(f"{spread(which, lambda c: first_norm(c, stage))}, {text}")
+        most = largest_pull(which)
+        lines.append([title_of(which), *cells, f"{most[0]:.1f} ({most[1]}, stage {most[2]})" if most else "-", seeds_of(which)])
     return markdown_table(lines)
 
 
@@ -416,10 +589,9 @@ def draw_norms(case: dict, ax) -> None:
     "Gradient norm of each loss at the shared layers: labels as lines, distillation dashed, the colour is the task."
     starts, names = stage_starts(case), dict.fromkeys(n for row in case["gradients"] for n in row["norms"])
     for name in names:
-        task, kd = name.removeprefix("kd_"), name.startswith("kd_")
-        points = [[(starts[s] + row["step"], row["norms"][name]) for row in case["gradients"]
-                   if row["stage"] == s and row["norms"].get(name, 0) > 0] for s in range(len(TASKS))]
-        label = f"{TASK_TITLES.get(task, task)}, {'distillation' if kd else 'labels'}"
+        task, kd, label = name.removeprefix("kd_"), name.startswith("kd_"), loss_name(name)
+        points = [[(starts[s] + row["step"], row[name]) for row in pulls_of(case, s) if (row.get(name) or 0) > 0]
+                  for s in range(len(TASKS))]
         for stage, rows in enumerate(points):
             if rows:  # the stage's own task is drawn thick
                 ax.plot(*zip(*rows), color=COLOURS.get(task, "black"), ls="--" if kd else "-", label=label,
@@ -437,21 +609,27 @@ def draw_losses(reference: dict, case: dict, ax) -> None:
     names = list(dict.fromkeys(n for row in case["epochs"] for n in row["parts"]))
     for source, style, width in ((reference, ":", 1.2), (case, "-", 1.5)):
         for k, name in enumerate(names):
-            points = [(i + 1, row["parts"].get(name, 0)) for i, row in enumerate(source["epochs"])]
+            points = [(i + 1, row["parts"].get(name) or 0) for i, row in enumerate(source["epochs"])]
             values = [v if v > 0 else math.nan for _, v in points]
             ax.plot([i for i, _ in points], values, style, color=f"C{k}", lw=width, label=name if style == "-" else None)
     ax.set(yscale="log", xlabel="epoch, all stages", ylabel="loss part (reference dotted)")
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=6, ncols=2)
+    if names:
+        ax.legend(fontsize=6, ncols=2)
 
 
-def draw_scores(reference: dict, case: dict, task: str, ax) -> None:
-    "A metric after each stage from its own on: case and reference side by side."
+def draw_scores(reference: "list[dict]", cases: "list[dict]", task: str, ax) -> None:
+    "A metric after each stage from its own on: case and reference side by side, with their deviation over seeds."
     metric, stages = METRICS[task], TASKS[TASKS.index(task):]
-    for offset, source, colour in ((-0.2, reference, "lightgrey"), (0.2, case, COLOURS[task])):
-        values = [score(source, task, metric, after) for after in stages]
-        bars = ax.bar([i + offset for i in range(len(stages))], [v or 0 for v in values], 0.38, color=colour)
-        ax.bar_label(bars, [shown(v) for v in values], fontsize=7, rotation=90, padding=2)
+    for offset, source, colour in ((-0.2, reference, "lightgrey"), (0.2, cases, COLOURS[task])):
+        values = [end_of(source, metric, after) for after in stages]
+        wide = [deviation(source, lambda c: score(c, task, metric, after)) for after in stages]
+        at = [i + offset for i in range(len(stages))]
+        ax.bar(at, [v or 0 for v in values], 0.38, color=colour)
+        if any(wide):
+            ax.errorbar(at, [v or 0 for v in values], wide, fmt="none", ecolor="black", elinewidth=0.8)
+        for x, v, w in zip(at, values, wide):
+            ax.annotate(shown(v), (x, (v or 0) + w), (0, 2), textcoords="offset points", ha="center", fontsize=7, rotation=90)
     ax.set_xticks(range(len(stages)), [f"{TASKS.index(after) + 1}" for after in stages], fontsize=7)
     ax.set_xlim(-0.6, len(stages) - 0.4)
     ax.set_ylim(0, max(1.3 * ax.dataLim.y1, 0.01))
@@ -462,42 +640,47 @@ def draw_scores(reference: dict, case: dict, task: str, ax) -> None:
 
 def norm_range(sources: list) -> "tuple[float, float]":
     "The axis of gradient norms; first steps, where distillation pulls at nothing, may lie below it."
-    values = [v for case in sources for row in case["gradients"] for v in row["norms"].values() if row["step"] and v > 0]
-    return max(min(values), 1e-5 * max(values)) / 1.5, 1.5 * max(values)
+    values = [v for case in sources for row in case["gradients"] for v in row["norms"].values() if row["step"] and (v or 0) > 0]
+    return (max(min(values), 1e-5 * max(values)) / 1.5, 1.5 * max(values)) if values else (1e-3, 1.0)
 
 
-def draw_case(reference: dict, case: dict) -> plt.Figure:
-    "Gradients beside the reference's, loss parts, metrics."
+def draw_case(reference: "list[dict]", cases: "list[dict]") -> plt.Figure:
+    "Gradients beside the reference's and loss parts of the first seed that both have, metrics of all seeds."
     rows = [["reference"] * 6 + ["case"] * 6, ["losses"] * 6 + ["seg"] * 3 + ["det"] * 2 + ["cls"]]
     fig, axes = plt.subplot_mosaic(rows, figsize=(10, 6.2), layout="constrained")
+    usual, case = next(((r, c) for c in cases for r in reference if r["seed"] == c["seed"]), (reference[0], cases[0]))
     named = {}
-    for key, source in (("reference", reference), ("case", case)):
+    for key, source in (("reference", usual), ("case", case)):
         draw_norms(source, axes[key])
-        axes[key].set_ylim(*norm_range([reference, case]))
-        axes[key].set_title(source["title"], pad=14)
+        axes[key].set_ylim(*norm_range([usual, case]))
+        axes[key].set_title(f"{title_of([source])}, seed {source['seed']}", pad=14)
         named |= {line.get_label(): line for line in axes[key].lines if not line.get_label().startswith("_")}
-    fig.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named), fontsize=7)
-    draw_losses(reference, case, axes["losses"])
+    fig.legend(named.values(), named.keys(), loc="outside lower center", ncols=max(1, len(named)), fontsize=7)
+    draw_losses(usual, case, axes["losses"])
     for task in TASKS:
-        draw_scores(reference, case, task, axes[task])
+        draw_scores(reference, cases, task, axes[task])
     return fig
 
 
-def draw_summary(cases: "dict[str, dict]") -> plt.Figure:
+def draw_summary(cases: "dict[str, list[dict]]") -> plt.Figure:
     "Every case's metrics: a bar for what is left after stage 3, a ring for the own stage's end, a line for the original."
     fig, axes = plt.subplots(1, len(TASKS), figsize=(10, 0.8 + 0.38 * len(cases)), sharey=True, layout="constrained")
     for ax, (task, metric) in zip(axes, METRICS.items()):
-        for k, case in enumerate(cases.values()):
-            end, own = (score(case, task, metric, after) for after in (TASKS[-1], task))
-            ax.barh(k, end or 0, color=COLOURS[task] if case["case"] != "reference" else "grey")
+        for k, (name, which) in enumerate(cases.items()):
+            end, own = (end_of(which, metric, after) for after in (TASKS[-1], task))
+            wide = deviation(which, lambda c: score(c, task, metric, TASKS[-1]))
+            ax.barh(k, end or 0, color=COLOURS[task] if name != "reference" else "grey")
+            if wide:
+                ax.errorbar(end, k, xerr=wide, fmt="none", ecolor="black", elinewidth=0.8)
             if own is not None and task != TASKS[-1]:
                 ax.plot(own, k, "o", mfc="none", color="black", ms=6)
-            ax.annotate(shown(end), (max(end or 0, own or 0), k), (6, 0), textcoords="offset points", va="center", fontsize=7)
+            ax.annotate(shown(end), (max((end or 0) + wide, own or 0), k), (6, 0), textcoords="offset points", va="center",
+                        fontsize=7)
         ax.axvline(ORIGINAL[metric], color="tab:red", ls="--", lw=1)
         ax.set_title(f"{metric}, {TASK_TITLES[task]}", fontsize=9)
         ax.set_xlim(0, max(1.25 * ax.dataLim.x1, 0.01))
         ax.locator_params(axis="x", nbins=5)
-    axes[0].set_yticks(range(len(cases)), [case["title"] for case in cases.values()], fontsize=8)
+    axes[0].set_yticks(range(len(cases)), map(title_of, cases.values()), fontsize=8)
     axes[0].invert_yaxis()
     return fig
 
@@ -510,7 +693,7 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("--weights", required=True, help="start weights of all cases but no_pretrained and everything")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=f"of {', '.join(CASES)} (default: all)")
     parser.add_argument("--preset", default="cpu", help="where to start (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="seeds weights, order and augmentation")
+    parser.add_argument("--seeds", help="each seeds weights, order and augmentation once, for example 0,1,2 (default: seed 0)")
     parser.add_argument("--device", help="auto, cpu, cuda or mps")
     parser.add_argument("--every", type=int, default=10, help="steps between two measurements (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the cases (default: benchmarks/results/diagnosis)")
@@ -520,11 +703,18 @@ def main(argv: "list[str] | None" = None) -> int:
     names = [word for word in args.only if "=" not in word] or list(CASES)
     try:
         base = run_config(args.data_root, args.preset, [*(f"{k}={v}" for k, v in SHORT.items()), *typed],
-                          weights=args.weights, seed=args.seed, device=args.device)
+                          weights=args.weights, device=args.device)
+        seeds = [base.run.seed] if args.seeds is None else parse_seeds(args.seeds)
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise InputError(f"--seeds {args.seeds}: names {'a seed twice' if seeds else 'none'}. Write different numbers joined "
+                             "by commas, for example 0,1,2.")
+        bases = [replace_fields(base, seed=seed) for seed in seeds]
         for name in names:
             case_config(name, base)  # refuses an unknown name before anything is trained
-        for name in names:
-            run_case(name, base, args.out, max(1, args.every), args.redo)
+            check_seeds(name, base, args.out, seeds, args.redo)
+        for one in bases:
+            for name in names:
+                run_case(name, one, args.out, max(1, args.every), args.redo)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

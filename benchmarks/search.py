@@ -9,7 +9,8 @@ says that a trial changed code that was not kept, and how; those lines were writ
 with 0 seconds reads the trained network of another trial in another way; its losses are that trial's.
 A fold has about 60 images: its AP moves by .02 from one seed to the next, its losses much less. With all four folds in one call
 every training image is judged once by a network that has not seen it, and the lines also hold `pooled`, the scores of all these
-judgements together. That is what to compare settings by: mIoU of all 240 moves by less than .01 from seed to seed.
+judgements together. That is what to compare settings by: mIoU of all 240 moves by less than .01 from seed to seed. Judgements
+are not kept, so only folds of one call are pooled: after some folds, or an interruption, take another name and all four.
 """
 import argparse
 import json
@@ -20,8 +21,8 @@ from pathlib import Path
 import torch
 
 from unified_onehead.cli import run_config
-from unified_onehead.compare import (Cell, assign_folds, class_values, make_learner, pool, scores_of, settled, shown_config,
-                                     take_evidence)
+from unified_onehead.compare import (Cell, assign_folds, class_values, make_learner, pool, scores_of, settings_of, settled,
+                                     shown_config, take_evidence)
 from unified_onehead.config import BOXES_ALONE, TASKS, InputError
 from unified_onehead.data import collate, letterbox
 from unified_onehead.learner import device_name, fit_stage
@@ -75,22 +76,40 @@ def key(row: dict) -> str:
     return json.dumps([row["name"], row["task"], row["fold"], row["seed"], row["weights"]])
 
 
-def with_reading(config: dict) -> dict:
-    "A configuration with the settings that say how boxes are read; older lines read boxes alone and have none."
-    return {**config, "run": {**BOXES_ALONE, **config.get("run", {})}}
+def unlike(row: dict, cfg) -> "list[str]":  # "lr: 0.001 in the file, 0.002 asked for"
+    "Settings in which a line differs from what is asked for; what belongs to the machine is not one."
+    old, new = settings_of(row), settings_of({"config": shown_config(cfg)})
+    return [f"{k}: {old.get(k)} in the file, {v} asked for" for k, v in new.items() if old.get(k) != v]
 
 
-def run_folds(args, cfg, folds: list, done: "list[dict]") -> None:
+def parse_folds(text: str) -> "list[int]":
+    "Read --folds. Raises InputError for what is no fold, and for one that is named twice."
+    names = text.split(",")
+    if not set(names) <= set(map(str, range(FOLDS))):
+        raise InputError(f"--folds {text}: numbers from 0 to {FOLDS - 1}, joined by commas.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"--folds {text}: names fold {', '.join(twice)} more than once. Each is held out once.")
+    return [int(name) for name in names]
+
+
+def lines_of(args, cfg, fold: int, done: "list[dict]") -> "list[dict]":
+    "The lines of a fold that are there. Raises InputError for lines of other settings."
+    wanted = key({"name": args.name, "task": args.task, "fold": fold, "seed": cfg.run.seed, "weights": Path(args.weights).name})
+    there = [row for row in done if key(row) == wanted]
+    for changed in filter(None, (unlike(row, cfg) for row in there)):
+        raise InputError(f"{args.name}, fold {fold}: stands for other settings in {SEARCH.name} ({'; '.join(changed)}). Take "
+                         "another name.")
+    return there
+
+
+def run_folds(args, cfg, folds: "list[int]", done: "list[dict]") -> None:
     "Run what is missing and append the lines; an interruption keeps those of finished folds."
+    before = {fold: lines_of(args, cfg, fold, done) for fold in folds}  # refused before anything is trained
     rows, evidences, store = [], [], {}
     try:
-        for fold in map(int, folds):
-            wanted = key({"name": args.name, "task": args.task, "fold": fold, "seed": cfg.run.seed,
-                          "weights": Path(args.weights).name})
-            there = [r["config"] for r in done if key(r) == wanted]
-            if any(with_reading(config) != with_reading(shown_config(cfg)) for config in there):
-                raise InputError(f"{args.name}, fold {fold}: stands for other settings in {SEARCH.name}. Take another name.")
-            if there:
+        for fold in folds:
+            if before[fold]:
                 print(f"{args.name}, fold {fold}: done before")
                 continue
             row, evidence = trial(args.name, args.task, cfg, fold, args.settings, args.note, store)
@@ -101,6 +120,9 @@ def run_folds(args, cfg, folds: list, done: "list[dict]") -> None:
             pooled = {k: round(v, 5) for k, v in scores_of(pool(evidences)).items()}
             rows = [{**row, "pooled": pooled} for row in rows]
             print(f"{args.name}, all folds pooled: {pooled}")
+        elif not all("pooled" in row for row in sum(before.values(), rows)):
+            print(f"{args.name}: not pooled, because this call trained {len(rows)} of {FOLDS} folds, and judgements of earlier "
+                  "calls are not kept. For pooled scores take another name and all folds.")
     finally:
         with open(SEARCH, "a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -114,17 +136,15 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("--data-root", required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--preset", default="cpu")
-    parser.add_argument("--folds", default="0,1,2,3", help="held out one after the other (default: %(default)s)")
+    parser.add_argument("--folds", default="0,1,2,3", help="held out one after the other (default: %(default)s); "
+                        "only all of them in one call are pooled")
     parser.add_argument("--note", default="", help="why it was tried")
     args = parser.parse_intermixed_args(argv)
     try:
         settings = [*(f"{k}={v}" for k, v in BOXES_ALONE.items()), *args.settings]  # one task, so there is no mask to ask
         cfg = settled(Cell("single", run_config(args.data_root, args.preset, settings, weights=args.weights)))
         done = [json.loads(line) for line in SEARCH.read_text().splitlines()] if SEARCH.exists() else []
-        folds = args.folds.split(",")
-        if not set(folds) <= set(map(str, range(FOLDS))):
-            raise InputError(f"--folds {args.folds}: numbers from 0 to {FOLDS - 1}, joined by commas.")
-        run_folds(args, cfg, folds, done)
+        run_folds(args, cfg, parse_folds(args.folds), done)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,5 @@
 """The mask's opinion of a box: records of saved networks, and what is refused. The arithmetic is on the page of the grid."""
+import json
 import sys
 
 import pytest
@@ -9,13 +10,18 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import agreement  # noqa: E402
 
+from unified_onehead.compare import fold_minis  # noqa: E402
 from unified_onehead.config import InputError, preset, replace_fields  # noqa: E402
 from unified_onehead.data import MiniDataset, collate, letterbox  # noqa: E402
 from unified_onehead.learner import load_model, save_model  # noqa: E402
 from unified_onehead.net import build_network  # noqa: E402
 from unified_onehead.sources import read_minis  # noqa: E402
+from unified_onehead.stages import data_digest  # noqa: E402
 from unified_onehead.synthetic import make_synthetic  # noqa: E402
 from unified_onehead.task import class_counts, make_tasks  # noqa: E402
+
+
+CELLS = ROOT / "benchmarks" / "results" / "quality"
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +79,7 @@ def test_a_detector_alone_borrows_masks(saved, tmp_path):
         layer.conv.bias[layer.channels("seg")][:layer.fine**2] += 50.0  # a segmenter that sees nothing but background
         layer.conv.bias[layer.channels("det")] += 1.0
         save_model(tmp_path / "seg.pt", net, cfg, classes)
-        both, stride, system, _, _ = agreement.load_network(tmp_path, "cpu")
+        both, stride, system, *_ = agreement.load_network(tmp_path, "cpu")
         answer = both(images)
     assert system == "single" and stride == net.stride and torch.equal(answer.detection, alone.detection)
     assert (answer.segmentation.argmax(1) == 0).all() and (alone.segmentation.argmax(1) > 0).any()
@@ -82,6 +88,44 @@ def test_a_detector_alone_borrows_masks(saved, tmp_path):
     save_model(tmp_path / "seg.pt", net, replace_fields(cfg, seed=1), classes)
     with pytest.raises(InputError, match="det.pt and seg.pt differ in settings or classes"):
         agreement.load_network(tmp_path, "cpu")
+
+
+def test_a_network_that_has_seen_val_is_refused(saved, tmp_path, monkeypatch, capsys):
+    "By its name where it is a fold's, and by the digest of its data whatever its name; before anything is read."
+    root, folder = saved
+    net, cfg, classes, _ = load_model(folder / "model.pt")
+    minis = read_minis(str(root))
+    fold = fold_minis(minis, cfg, 0)
+    ours, single, other = (tmp_path / n for n in ("lwf-x-32px-seed0-fold0", "single-x-32px-seed0-fold4", "lwf-x-32px-seed0"))
+    for place, data in ((ours, fold), (single, fold), (other, fold)):
+        place.mkdir()
+        for name in ("stage3.pt", "det.pt", "seg.pt"):
+            save_model(place / name, net, cfg, classes, data=data_digest(data))
+    save_model(folder / "stage3.pt", net, cfg, classes, data=data_digest(minis))
+    words = ["--data-root", str(root), "--device", "cpu", "--out", str(tmp_path / "out")]
+    for model, name in ((ours / "stage3.pt", "fold0"), (single, "fold4")):
+        assert agreement.main([str(folder / "stage3.pt"), str(model), *words]) == 2
+        assert f"{model}: is a network of a fold ({name})" in capsys.readouterr().err
+    for model in (other / "stage3.pt", other):
+        assert agreement.main([str(model), *words]) == 2
+        assert f"{model}: was trained on other data (digest {data_digest(fold)})" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists(), "no record was written"
+    monkeypatch.chdir(ours)
+    with pytest.raises(InputError, match="stage3.pt: is a network of a fold"):
+        agreement.read_model("stage3.pt", root, "cpu")
+    assert agreement.main([str(folder / "stage3.pt"), *words]) == 0, "its own data, its own val"
+
+
+def test_every_record_is_its_cell():
+    "With sides and score a record repeats the cell of the same name, to the last digit."
+    matches = []
+    for path in sorted(agreement.OUT.glob("*.json")):
+        record, cell = (json.loads((folder / path.name).read_text()) for folder in (agreement.OUT, CELLS))
+        read = record["readings"]["score and sides"]
+        name = f"{record['strategy']}-{record['weights'].removesuffix('.pt')}-{record['size']}px-seed{record['seed']}"
+        matches.append(name == path.stem and cell["fold"] is None
+                       and all(read[m] == cell["metrics"][m] for m in ("AP", "AP50")))
+    assert len(matches) == len(agreement.read_records()) >= 15 and all(matches)
 
 
 def test_a_line_of_the_table_by_hand():

@@ -15,6 +15,7 @@ import diagnosis  # noqa: E402
 from unified_onehead.backbone import MobileNetV2  # noqa: E402
 from unified_onehead.cli import run_config  # noqa: E402
 from unified_onehead.config import InputError, replace_fields  # noqa: E402
+from unified_onehead.learner import parameter_groups  # noqa: E402
 from unified_onehead.losses import detection_loss  # noqa: E402
 from unified_onehead.stages import get_minis  # noqa: E402
 from unified_onehead.synthetic import make_synthetic  # noqa: E402
@@ -80,6 +81,15 @@ def test_plain_loss_divides_by_all_cells():
     assert both["ours"] / both["plain"] == pytest.approx(1024 / 9, rel=1e-4)
 
 
+def test_what_the_package_ignores_is_a_negative_of_the_plain_loss():
+    "A crowd box over everything: ours has no cell left to learn from, the plain loss has 1024 of log 2."
+    raw = torch.zeros(1, 15, 32, 32, requires_grad=True)
+    target = [torch.tensor([[0.0, 0.0, 256.0, 256.0]])], [torch.tensor([3])], [torch.tensor([True])]
+    assert detection_loss(raw, *target, 8)["conf"].item() == 0
+    assert diagnosis.plain_detection_loss(raw, *target, 8)["conf"].item() == pytest.approx(math.log(2))
+    assert "crowd boxes" in diagnosis.CASES["no_normalisation"].says
+
+
 def test_cases_change_what_they_say(base):
     minis = get_minis(base)
     learner, _ = diagnosis.make_probe("no_prior", base, minis)
@@ -91,8 +101,35 @@ def test_cases_change_what_they_say(base):
     assert (cfg.net.backbone, cfg.net.weights) == ("mobilenet_v2", "none"), "another start, the same backbone"
     cfg = diagnosis.case_config("one_rate", base)
     assert (cfg.net.frozen_blocks, cfg.train.backbone_lr, cfg.train.later_lr) == (0, 1.0, 1.0)
+    assert replace_fields(diagnosis.case_config("frozen_one_rate", base), frozen_blocks=0) == cfg, "all but the freezing"
+    loss = diagnosis.case_config("task_weights", base).loss
+    assert (loss.box, loss.conf, loss.det_cls) == pytest.approx((0.02, 0.01, 0.01)) and loss.seg_ce == base.loss.seg_ce
     with pytest.raises(InputError, match="case magic: one of reference, no_normalisation"):
         diagnosis.case_config("magic", base)
+
+
+@pytest.mark.parametrize("name, backbone, shared", [
+    ("reference", (), 0.5), ("unfrozen_slow", (0.05,), 0.5), ("frozen_one_rate", (), 1.0), ("one_rate", (1.0,), 1.0)])
+def test_unfreezing_and_rates_come_apart(name, backbone, shared, base):
+    "Rates of stage 2 over `lr`: by part a tenth for the backbone, half of both a stage later."
+    learner, _ = diagnosis.make_probe(name, diagnosis.case_config(name, base), get_minis(base))
+    names, found = {id(p): n for n, p in learner.net.named_parameters()}, {}
+    for group in parameter_groups(learner.net, learner.cfg, 1):
+        for p in group["params"]:
+            part = names[id(p)]
+            part = "backbone" if part.startswith("backbone") else "outputs" if part.startswith("head.layers.2.") else "shared"
+            found.setdefault(part, set()).add(round(group["lr"] / learner.cfg.train.lr, 6))
+    assert found == {"shared": {shared}, "outputs": {1.0}, **({"backbone": set(backbone)} if backbone else {})}
+    assert not any(m.training for m in learner.net.train().backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("name", ["unfrozen_slow", "frozen_one_rate", "task_weights"])
+def test_cases_run_to_their_end(name, base, tmp_path):
+    short = replace_fields(base, epochs_seg=1, epochs_det=1, epochs_cls=1)
+    diagnosis.run_case(name, short, tmp_path, every=1, say=lambda *_: None)
+    (case,), = diagnosis.read_cases(tmp_path).values()
+    assert case["case"] == name and list(case["matrix"]) == ["seg", "det", "cls"] and not case["stopped"]
+    assert (case["trainable"] == case["parameters"]) == (name == "unfrozen_slow")
 
 
 @pytest.mark.parametrize("name, drifts", [("reference", False), ("norm_drift", True)])
@@ -128,59 +165,168 @@ def test_a_finished_case_is_not_run_again(ran, base, start, monkeypatch, capsys)
     assert "reference: finished before" in capsys.readouterr().out and (ran / "reference.json").read_bytes() == before
     assert diagnosis.main([*words, *TINY, "lr=0.1", "--only", "reference"]) == 2
     assert "lr: 0.002 in the file, 0.1 asked for" in capsys.readouterr().err
+    assert diagnosis.main([*words, *TINY, "lr=0.1", "--seeds", "1", "--only", "reference"]) == 2, "before seed 1 is trained"
+    assert "a mean over seeds is one over seeds alone. Repeat its settings, add seed 0 to --seeds" in capsys.readouterr().err
+    for text, reason in (("0,0", "names a seed twice"), (",", "names none"), ("0,x", "write whole numbers")):
+        assert diagnosis.main([*words, *TINY, "--seeds", text, "--only", "reference"]) == 2
+        assert f"--seeds {text}: {reason}" in capsys.readouterr().err
     other = replace(base, net=replace(base.net, weights="elsewhere/other.pt"))
     with pytest.raises(InputError, match="start.pt in the file, other.pt asked for"):
         diagnosis.run_case("reference", other, ran)
+
+
+def test_one_file_a_case_and_seed(ran, base, start, tmp_path, monkeypatch):
+    "Seed 0 keeps the name alone; seeds are read together, and refused where they differ in more."
+    asked = []
+    monkeypatch.setattr(diagnosis, "case_record", lambda name, cfg, *_: asked.append(cfg) or {
+        **json.loads((ran / f"{name}.json").read_text()), "seed": cfg.run.seed, "config": diagnosis.shown_config(cfg)})
+    words = ["--data-root", start[0], "--weights", start[1], "--preset", "smoke", "--out", str(tmp_path), "--device", "cpu"]
+    assert diagnosis.main([*words, *TINY, "--seeds", "0,2", "--only", "reference"]) == 0
+    assert [cfg.run.seed for cfg in asked] == [0, 2]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["reference-seed2.json", "reference.json"]
+    assert [c["seed"] for c in diagnosis.read_cases(tmp_path)["reference"]] == [0, 2]
+    case = json.loads((tmp_path / "reference.json").read_text())
+    (tmp_path / "reference-seed1.json").write_text(json.dumps(case))
+    with pytest.raises(InputError, match="reference-seed1.json: another file of the folder has seed 0"):
+        diagnosis.read_cases(tmp_path)
+    case["seed"], case["config"]["train"]["lr"] = 1, 0.5
+    (tmp_path / "reference-seed1.json").write_text(json.dumps(case))
+    with pytest.raises(InputError, match="reference-seed1.json: differs from the other seeds .*lr: 0.5 and 0.002"):
+        diagnosis.read_cases(tmp_path)
 
 
 def test_strong_distillation_leaves_the_new_task_little(ran):
     cases = diagnosis.read_cases(ran)
     assert list(cases) == ["reference", "kd_too_strong"], "in the order of CASES, and only what is finished"
     for stage in (1, 2):
-        strong, usual = (diagnosis.share_of(cases[n], stage) for n in ("kd_too_strong", "reference"))
+        strong, usual = (diagnosis.share_of(cases[n][0], stage) for n in ("kd_too_strong", "reference"))
         assert 0 < strong < usual, "by less than the weights' ratio: a student held at its teacher is hardly pulled"
 
 
-def test_a_loss_that_is_not_finite_is_a_result(base, monkeypatch):
-    learner, _ = diagnosis.make_probe("reference", replace_fields(base, epochs_seg=1), get_minis(base))
-    monkeypatch.setattr(learner.tasks["det"], "parts", lambda *_: {"box": torch.tensor(math.nan, requires_grad=True)})
-    done = diagnosis.run_sequence(learner, lambda *_: None)
-    assert list(done["matrix"]) == ["seg"] and done["stopped"]["stage"] == 1 and "box=nan" in done["stopped"]["reason"]
+def test_a_loss_that_is_not_finite_is_a_result(ran, base, tmp_path, monkeypatch):
+    "Its gradient is not finite either; the file says null, and whatever reads it goes on without."
+    monkeypatch.setattr(diagnosis.DetectionTask, "parts", lambda self, output, *_: {"box": math.nan * output.detection.sum()})
+    path = diagnosis.run_case("reference", replace_fields(base, epochs_seg=1), tmp_path, every=1, say=lambda *_: None)
+    case = json.loads(path.read_text())
+    assert list(case["matrix"]) == ["seg"] and case["stopped"]["stage"] == 1 and "box=nan" in case["stopped"]["reason"]
+    assert case["gradients"][-1]["norms"]["det"] is None and case["gradients"][-1]["norms"]["kd_seg"] is not None
+    assert [row["task"] for row in case["epochs"]] == ["seg"] and set(case["train_seconds"]) == {"seg", "total"}
+    assert diagnosis.norms_of(case, 1) == [] and diagnosis.share_of(case, 1) is None and diagnosis.reach_of(case, 1) is None
+    usual, stopped = diagnosis.read_cases(ran)["reference"], diagnosis.read_cases(tmp_path)["reference"]
+    assert "not finite in stage 2 with 1 of 1 seeds" in diagnosis.sentence(usual, stopped)
+    assert "| 2 detection | reference | 1 (0) | - | - | - | AP - | - |" in diagnosis.case_table(usual, stopped)
+    assert "1 of 2 seeds stopped" in diagnosis.summary_table({"reference": [*usual, *stopped]})
+    assert " -, - |" in diagnosis.gradient_table({"reference": stopped})
+    for figure in (diagnosis.draw_case(usual, stopped), diagnosis.draw_summary({"reference": stopped})):
+        diagnosis.plt.close(figure)
+
+
+def test_an_epoch_before_the_loss_left_the_finite_is_kept(base, tmp_path, monkeypatch):
+    "Stage 2 shows 8 images by 4: its fourth step, of index 3, ends the second epoch, which is lost; the first counts."
+    whole, steps = diagnosis.DetectionTask.parts, []
+
+    def parts(self, *where):
+        steps.append(1)
+        return {name: value * (math.nan if len(steps) > 3 else 1) for name, value in whole(self, *where).items()}
+
+    monkeypatch.setattr(diagnosis.DetectionTask, "parts", parts)
+    path = diagnosis.run_case("reference", replace_fields(base, epochs_seg=1), tmp_path, every=1, say=lambda *_: None)
+    case = json.loads(path.read_text())
+    assert [(row["task"], row["epoch"]) for row in case["epochs"]] == [("seg", 1), ("det", 1)]
+    assert (case["stopped"]["stage"], case["stopped"]["step"]) == (1, 3) and list(case["matrix"]) == ["seg"]
+    assert case["train_seconds"]["total"] == pytest.approx(sum(row["seconds"] for row in case["epochs"]), rel=1e-4)
+
+
+def test_floats_that_json_cannot_say_become_none():
+    wanted = {"a": [None, None, 0.333333], "b": 2, "c": "nan"}
+    assert diagnosis.tidy({"a": [math.nan, -math.inf, 1 / 3], "b": 2, "c": "nan"}) == wanted
+
+
+def made(name, end, share, seed=0):
+    "A case by hand: the new task pulls with `share`, distillation with the rest; mIoU ends at `end`."
+    rows = [{"stage": s, "step": k, "norms": {t: share, "kd_seg": 1 - share}} for s, t in ((1, "det"), (2, "cls"))
+            for k in (0, 10, 20)]
+    first = [{"stage": 0, "step": k, "norms": {"seg": v}} for k, v in ((0, 2.0), (10, 1.0), (20, 3.0))]
+    matrix = {"seg": {"mIoU": 0.5}, "det": {"mIoU": 0.4, "AP": 0.2, "AP50": 0.3},
+              "cls": {"mIoU": end, "AP": 0.1, "AP50": 0.2, "Top1": 0.9}}
+    return {"case": name, "matrix": matrix, "gradients": first + rows, "every": 10, "weights": {"name": "w.pt"}, "size": 64,
+            "seed": seed, "device": "cpu", "train_seconds": {"total": 90.0}, "epochs": [{"parts": {"seg_ce": 1.0}}],
+            "stopped": None}
 
 
 def test_words_and_tables_from_hand_made_cases():
-    def made(name, end, share):
-        rows = [{"stage": s, "step": k, "norms": {t: share, "kd_seg": 1 - share}} for s, t in ((1, "det"), (2, "cls"))
-                for k in (0, 10, 20)]
-        first = [{"stage": 0, "step": k, "norms": {"seg": 2.0}} for k in (0, 10)]
-        matrix = {"seg": {"mIoU": 0.5}, "det": {"mIoU": 0.4, "AP": 0.2, "AP50": 0.3},
-                  "cls": {"mIoU": end, "AP": 0.1, "AP50": 0.2, "Top1": 0.9}}
-        return {"case": name, "title": diagnosis.CASES[name].title, "matrix": matrix, "gradients": first + rows, "every": 10,
-                "weights": {"name": "w.pt"}, "size": 64, "seed": 0, "device": "cpu", "train_seconds": {"total": 90.0},
-                "epochs": [{"parts": {"seg_ce": 1.0}}], "stopped": None}
-
-    usual, strong = made("reference", 0.4, 0.5), made("kd_too_strong", 0.1, 0.01)
+    usual, strong = [made("reference", 0.4, 0.5)], [made("kd_too_strong", 0.1, 0.01)]
     text = diagnosis.sentence(usual, strong)
-    assert "mIoU 0.1000 in place of 0.4000 (-75 %)" in text and "stage 2: 1.0 % in place of 50.0 %" in text
-    assert "| 2 detection | 0.010 (0.500) | 0.010 (0.500) | 0.010 (0.500) | AP 0.2000 (0.2000) | 0.1000 (0.1000) |" in (
-        diagnosis.case_table(usual, strong))
+    assert "mIoU 0.1000 in place of 0.4000 (-75 %)" in text and "stage 2: 1.0 % in place of 50.0 %. One seed." in text
+    table = diagnosis.case_table(usual, strong)
+    assert "| 2 detection | distillation too strong | 1 (0) | 0.010 | 0.010 | 0.010 | AP 0.2000 | 0.1000 |" in table
+    assert "| 2 detection | reference | 1 (0) | 0.500 | 0.500 | 0.500 | AP 0.2000 | 0.1000 |" in table
     table = diagnosis.summary_table({"reference": usual, "kd_too_strong": strong})
-    assert "| reference | 0.5000 -> 0.4000 | 0.2000 -> 0.1000 | 0.3000 -> 0.2000 | 0.9000 | w.pt | 64 px | 0 | cpu |" in table
+    assert "| reference | 0.5000 -> 0.4000 | 0.2000 -> 0.1000 | 0.3000 -> 0.2000 | 0.9000 | 1 (0) | w.pt | 64 px | cpu |" in table
     assert "mIoU is lowest with *distillation too strong*: 0.1000 in place of 0.4000" in (
         diagnosis.costliest({"reference": usual, "kd_too_strong": strong}))
-    assert diagnosis.stage_starts(usual) == [0, 20, 50]
+    assert diagnosis.stage_starts(usual[0]) == [0, 30, 60]
     diagnosis.plt.close(diagnosis.draw_case(usual, strong))
-    stopped = {**strong, "stopped": {"stage": 1}, "matrix": {"seg": {"mIoU": 0.5}}}
-    assert "not finite in stage 2" in diagnosis.sentence(usual, stopped)
-    assert "| - (0.1000) |" in diagnosis.case_table(usual, stopped)
+    stopped = [{**strong[0], "stopped": {"stage": 1}, "matrix": {"seg": {"mIoU": 0.5}}}]
+    assert "not finite in stage 2 with 1 of 1 seeds" in diagnosis.sentence(usual, stopped)
+    assert "| AP - | - |" in diagnosis.case_table(usual, stopped)
     diagnosis.plt.close(diagnosis.draw_summary({"reference": usual, "kd_too_strong": stopped}))
+
+
+def test_seeds_are_means_with_their_spread():
+    "mIoU .3 and .5: mean .4, deviation sqrt(2 x .01) = .1414. A seed that stopped has no figure and is counted."
+    pair = [made("reference", 0.3, 0.5), made("reference", 0.5, 0.5, seed=1)]
+    assert diagnosis.end_of(pair, "mIoU") == pytest.approx(0.4)
+    table = diagnosis.summary_table({"reference": pair})
+    assert "| 0.5000 ± 0.0000 -> 0.4000 ± 0.1414 |" in table and "| 2 (0, 1) |" in table and "| 1.5 ± 0.0 |" in table
+    strong = [made("kd_too_strong", 0.1, 0.01), made("kd_too_strong", 0.3, 0.01, seed=1)]
+    text = diagnosis.sentence(pair, strong)
+    assert "mIoU 0.2000 in place of 0.4000 (-50 %)" in text and "Means of 2 seeds." in text
+    assert "0.2000 ± 0.1414 |" in diagnosis.case_table(pair, strong)
+    stopped = [strong[0], {**strong[1], "stopped": {"stage": 1}, "matrix": {"seg": {"mIoU": 0.5}}}]
+    text = diagnosis.sentence(pair, stopped)
+    assert "mIoU 0.1000 in place of 0.4000" in text and "not finite in stage 2 with 1 of 2 seeds" in text
+    assert "0.1000 (1 of 2) |" in diagnosis.case_table(pair, stopped)
+    for figure in (diagnosis.draw_case(pair, strong), diagnosis.draw_summary({"reference": pair, "kd_too_strong": strong})):
+        diagnosis.plt.close(figure)
+
+
+def test_how_far_gradients_move_by_hand():
+    "Segmentation's 2, 1, 3: from a half to one and a half of the first step. Of 2, 3 and .99 the largest is the 3."
+    pair = [made("kd_too_strong", 0.3, 0.01), made("kd_too_strong", 0.5, 0.01, seed=1)]
+    assert diagnosis.reach_of(pair[0], 0) == (0.5, 1.5) and diagnosis.reach_of(pair[0], 1) == (1.0, 1.0)
+    assert diagnosis.largest_pull(pair) == (3.0, "segmentation, labels", 1)
+    pair[1]["gradients"][0]["norms"]["seg"] = 10.0  # this seed goes from a tenth
+    table = diagnosis.gradient_table({"kd_too_strong": pair})
+    assert "| 6.000 ± 5.657, 0.10 to 1.50 | 0.010 ± 0.000, 1.00 to 1.00 |" in table
+    assert "| 10.0 (segmentation, labels, stage 1) | 2 (0, 1) |" in table
+
+
+def test_a_norm_that_is_none_is_left_out():
+    "Of three steps one has a whole set of norms after the first: a share of 1 in 4."
+    steps = (0, {"det": None, "kd_seg": 0.0}), (10, {"det": 1.0, "kd_seg": None}), (20, {"det": 1.0, "kd_seg": 3.0})
+    case = {"gradients": [{"stage": 1, "step": k, "norms": norms} for k, norms in steps]}
+    assert diagnosis.share_of(case, 1) == 0.25 and diagnosis.norms_of(case, 1) == [1.0, 1.0]
+    assert diagnosis.first_norm(case, 1) is None and diagnosis.reach_of(case, 1) is None
+    assert diagnosis.largest_pull([case]) == (3.0, "segmentation, distillation", 2)
+    assert diagnosis.norm_range([case]) == (1 / 1.5, 4.5)
+
+
+def test_the_table_of_backbone_and_rates_says_what_is_not_run():
+    table = diagnosis.rates_table({"reference": [made("reference", 0.4, 0.5)]})
+    assert "| frozen | by part and stage | reference | 0.5000 | 0.2000 | 0.9000 | 1 (0) |" in table
+    assert "| trains | by part and stage | unfrozen_slow | - | - | - | not run yet |" in table and len(table.splitlines()) == 6
 
 
 def test_committed_cases_differ_in_the_cause_alone():
     cases = diagnosis.read_cases()
-    assert list(cases) == list(diagnosis.CASES)
-    for name, case in cases.items():
-        flat, other = ({k: v for part in c["config"].values() for k, v in part.items()} for c in (case, cases["reference"]))
-        allowed = {*diagnosis.CASES[name].settings, "backbone", "weights", "threads"}
-        assert {k for k in flat if flat[k] != other.get(k)} <= allowed, name
-        assert case["device"] == cases["reference"]["device"], f"{name}: times are compared on one device"
+    assert set(cases) >= set(diagnosis.CASES) - {"task_weights", "unfrozen_slow", "frozen_one_rate"}
+    assert len([*diagnosis.OUT.glob("*.json")]) == sum(map(len, cases.values())), "every file is read"
+    usual = cases["reference"][0]
+    for name, seeds in cases.items():
+        for case in seeds:
+            flat, other = ({k: v for part in c["config"].values() for k, v in part.items()} for c in (case, usual))
+            allowed = {*diagnosis.CASES[name].settings, "backbone", "weights", "threads", "seed"}
+            assert {k for k in flat if flat[k] != other.get(k)} <= allowed, name
+            assert flat["seed"] == case["seed"] and all(flat[k] == v for k, v in diagnosis.CASES[name].settings.items()), name
+            assert case["device"] == usual["device"], f"{name}: times are compared on one device"

@@ -34,13 +34,35 @@ def test_refusals_before_any_training(tmp_path, monkeypatch, capsys):
     command = ["A", "--task", "seg", "--data-root", str(root), "--weights", "none", "--preset", "smoke"]
     assert search.main([*command, "--folds", "0,9"]) == 2
     assert "--folds 0,9: numbers from 0 to 3" in capsys.readouterr().err
-    row = {"name": "A", "task": "seg", "fold": 0, "seed": 0, "weights": "none", "config": {}}
+    monkeypatch.setattr(search, "trial", lambda *_: pytest.fail("it was trained"))
+    assert search.main([*command, "--folds", "0,0,1,2"]) == 2
+    assert "--folds 0,0,1,2: names fold 0 more than once" in capsys.readouterr().err and not search.SEARCH.exists()
+    row = {"name": "A", "task": "seg", "fold": 3, "seed": 0, "weights": "none", "config": {}}
     search.SEARCH.write_text(json.dumps(row) + "\n")
-    assert search.main([*command, "--folds", "0", "lr=0.1"]) == 2
-    assert "A, fold 0: stands for other settings in search.jsonl" in capsys.readouterr().err
+    assert search.main([*command, "--folds", "0,3", "lr=0.1"]) == 2, "before fold 0 is trained"
+    error = capsys.readouterr().err
+    assert "A, fold 3: stands for other settings in search.jsonl (" in error and "lr: None in the file, 0.1 asked for" in error
 
 
-def test_four_folds_are_pooled_and_an_interruption_keeps_finished_ones(tmp_path, monkeypatch):
+def test_a_line_is_known_again_on_another_machine(tmp_path, monkeypatch, capsys):
+    "Threads, device and the name of the data's folder are no settings; a line older than the mask's say read boxes alone."
+    root = make_synthetic(tmp_path / "minis", 0, 12, 6, 32)
+    monkeypatch.setattr(search, "SEARCH", tmp_path / "search.jsonl")
+    monkeypatch.setattr(search, "trial", lambda *_: pytest.fail("it was trained again"))
+    cfg = search.settled(search.Cell("single", replace_fields(preset("smoke"), root="elsewhere", agreement=0.0, outline=0.0)))
+    config = shown_config(cfg)
+    del config["run"]["agreement"], config["run"]["outline"]
+    rows = [{"name": "A", "task": "seg", "fold": k, "seed": 0, "weights": "none", "config": config} for k in range(4)]
+    search.SEARCH.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["A", "--task", "seg", "--data-root", str(root), "--weights", "none", "--preset", "smoke"]
+    assert search.main([*command, "threads=2", "device=cpu"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("done before") == 4 and "not pooled" in said
+    assert search.main([*command, "threads=2", "lr=0.1"]) == 2
+    assert "(lr: 0.002 in the file, 0.1 asked for)" in capsys.readouterr().err
+
+
+def test_four_folds_are_pooled_and_an_interruption_keeps_finished_ones(tmp_path, monkeypatch, capsys):
     root = make_synthetic(tmp_path / "minis", 0, 12, 6, 32)
     monkeypatch.setattr(search, "SEARCH", tmp_path / "search.jsonl")
     command = ["--task", "cls", "--data-root", str(root), "--weights", "none", "--preset", "smoke"]
@@ -60,3 +82,11 @@ def test_four_folds_are_pooled_and_an_interruption_keeps_finished_ones(tmp_path,
     rows = [json.loads(line) for line in search.SEARCH.read_text().splitlines()]
     assert [(r["name"], r["fold"]) for r in rows] == [("A", 0), ("A", 1), ("A", 2), ("A", 3), ("B", 0), ("B", 1)]
     assert all(r["pooled"] == {"Top1": 0.25} for r in rows[:4]) and not any("pooled" in r for r in rows[4:])
+    assert "not pooled" not in capsys.readouterr().out
+    assert search.main(["A", *command]) == 0 and "not pooled" not in capsys.readouterr().out, "its lines hold it already"
+    assert search.main(["C", *command, "--folds", "0,1"]) == 0
+    assert "C: not pooled, because this call trained 2 of 4 folds" in capsys.readouterr().out
+    assert search.main(["C", *command]) == 0
+    assert "C: not pooled, because this call trained 2 of 4 folds, and judgements of earlier calls" in capsys.readouterr().out
+    rows = [json.loads(line) for line in search.SEARCH.read_text().splitlines()]
+    assert sorted(r["fold"] for r in rows if r["name"] == "C") == [0, 1, 2, 3] and not any("pooled" in r for r in rows[6:])
