@@ -302,7 +302,7 @@ def run_assignment(
     single = single_task_runs(cfg, minis, folder, log, say) if cfg.run.single_task else {}
     results = collect(learner, minis, weights, state, single)
     try:
-        save_model(folder / "model.pt", learner.net, cfg, minis.classes, weights=weights)
+        save_model(folder / "model.pt", learner.net, cfg, minis.classes, weights=weights, data=data_digest(minis))
     except OSError as error:
         raise InputError(f"{folder / 'model.pt'}: cannot be written ({error.strerror or error}). Make room and repeat the "
                          "command with --resume: no stage is trained again.") from error
