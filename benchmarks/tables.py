@@ -45,9 +45,9 @@ trains the row's three seeds beside the committed ones and compares every score;
 for our recipe on splits of the training images (`benchmarks/search.py`), `results/diagnosis/` the suspected causes of the
 original's failure, one at a time (`benchmarks/diagnosis.py`), `results/agreement/` what boxes gain by asking the mask
 (`benchmarks/agreement.py`), `results/first_box/` the detection specialist as its library starts it, `results/prepared/` cells
-on a set that `unified-onehead data prepare` made. `benchmarks/sequences.py` tries what keeps earlier tasks,
-`benchmarks/specialists.py` searches for the specialists. Until their files lie in `results/` they have not been run: the specialists'
-recipes are starting points from common practice, not the outcome of a search.
+on a set that `unified-onehead data prepare` made. `benchmarks/sequences.py` tries what keeps earlier tasks and
+`benchmarks/specialists.py` searches for the specialists. Until their files lie in `results/` they have not been run: the
+specialists' recipes are starting points from common practice, not the outcome of a search.
 """
 
 
