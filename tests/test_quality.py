@@ -215,7 +215,7 @@ def test_one_step_moves_all_but_the_frozen_blocks(specialists, root, task, name)
 def finished_run(tmp_path, monkeypatch):
     "A folder with the two files of a run, as far as they hold paths; what is kept goes to tmp_path/kept."
     results = {"data": {"root": "/home/me/minis", "digest": "ab12"},
-               "config": {"data": {"root": "/home/me/minis", "synthetic_dir": "/tmp/me/sets"}, "net": {"weights": "/w/b0.pt"}},
+               "config": {"data": {"root": "/home/me/minis", "synthetic_dir": "/home/me/sets"}, "net": {"weights": "/w/b0.pt"}},
                "rules": [{"name": "data: layout", "value": "/home/me/minis"}, {"name": "data: images", "value": "seg 12/6"}]}
     (tmp_path / "run").mkdir()
     (tmp_path / "run/results.json").write_text(json.dumps(results))
