@@ -714,10 +714,11 @@ def check_folder(
         return {"system": cell.system, "seed": cell.cfg.run.seed, "fold": cell.fold, "config": shown_config(settled(cell))}
 
     for path in sorted(Path(out).glob("*.json")):
-        for cell in (c for c in cells if c.name != path.stem):
-            mine, there = (name.split("-seed")[0].split("-", 1) for name in (cell.name, path.stem))
-            if mine[1:] == there[1:]:  # the same start weights and size
-                check_alike([read_cell(path), new(cell)], systems=mine != there)
+        system, *start = path.stem.split("-seed")[0].split("-", 1)
+        beside = [c for c in cells if c.name != path.stem and c.name.split("-seed")[0].split("-", 1)[1:] == start]
+        saved = read_cell(path) if beside else None  # once, whatever the number of cells
+        for cell in beside:  # of the same start weights and size
+            check_alike([saved, new(cell)], systems=cell.system != system)
 
 # %% ../nbs/19_compare.ipynb #0f6a6d51
 def rows_of(cells: list, folds: bool = False) -> "list[Row]":  # the start with most cells first; in it the order of SYSTEMS
