@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from unified_onehead.compare import class_values, scores_of, spread, take_evidence
+from unified_onehead.cli import exit_code
 from unified_onehead.config import InputError, replace_fields
 from unified_onehead.data import MiniDataset, Minis
 from unified_onehead.learner import BorrowedMasks, device_name, load_model, pick_device
@@ -94,6 +95,17 @@ def readings_table(records: "list[dict]") -> str:  # '' without records
     return markdown_table(lines) if groups else ""
 
 
+def read_models(args) -> None:
+    "Read each model by every judge; a record a model."
+    for path in args.models:  # N/* names folds, too: refused before an hour of reading
+        refuse_fold(path)
+    for path in args.models:
+        record = read_model(path, args.data_root, args.device)
+        name = f"{record['strategy']}-{Path(record['weights']).stem}-{record['size']}px-seed{record['seed']}"
+        write_atomic(Path(args.out) / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        print(f"{name}: " + "; ".join(f"{n}: AP {r['AP']:.4f}, AP50 {r['AP50']:.4f}" for n, r in record["readings"].items()))
+
+
 def main(argv: "list[str] | None" = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", metavar="MODEL")
@@ -101,18 +113,7 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", default=str(OUT), help="default: benchmarks/results/agreement")
     args = parser.parse_args(argv)
-    try:
-        for path in args.models:  # N/* names folds, too: refused before an hour of reading
-            refuse_fold(path)
-        for path in args.models:
-            record = read_model(path, args.data_root, args.device)
-            name = f"{record['strategy']}-{Path(record['weights']).stem}-{record['size']}px-seed{record['seed']}"
-            write_atomic(Path(args.out) / f"{name}.json", json.dumps(record, indent=1) + "\n")
-            print(f"{name}: " + "; ".join(f"{n}: AP {r['AP']:.4f}, AP50 {r['AP50']:.4f}" for n, r in record["readings"].items()))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: read_models(args))
 
 
 if __name__ == "__main__":

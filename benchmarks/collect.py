@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from unified_onehead.cli import exit_code
 from unified_onehead.config import InputError
 
 OUT = Path(__file__).resolve().parent / "results" / "runs"
@@ -44,12 +45,7 @@ def main(argv: "list[str] | None" = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if len(words) != 2:
         sys.exit(__doc__)
-    try:
-        print("wrote", collect(Path(words[0]), words[1]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: print("wrote", collect(Path(words[0]), words[1])))
 
 
 if __name__ == "__main__":

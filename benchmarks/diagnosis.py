@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from unified_onehead.backbone import match_backbone, read_state
-from unified_onehead.cli import parse_seeds, run_config
+from unified_onehead.cli import exit_code, parse_seeds, run_config
 from unified_onehead.compare import CODE, differences, settings_of, shown_config
 from unified_onehead.config import (BOXES_ALONE, METRICS, TASK_TITLES, TASKS, Config, InputError, LossConfig, replace_fields,
                                     seed_everything)
@@ -685,6 +685,25 @@ def draw_summary(cases: "dict[str, list[dict]]") -> plt.Figure:
     return fig
 
 
+def run_cases(args) -> None:
+    "Run what is missing of the cases that are asked for."
+    typed = [*args.settings, *(word for word in args.only if "=" in word)]  # --only takes every word up to the next option
+    names = [word for word in args.only if "=" not in word] or list(CASES)
+    base = run_config(args.data_root, args.preset, [*(f"{k}={v}" for k, v in SHORT.items()), *typed],
+                      weights=args.weights, device=args.device)
+    seeds = [base.run.seed] if args.seeds is None else parse_seeds(args.seeds)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {args.seeds}: names {'a seed twice' if seeds else 'none'}. Write different numbers joined "
+                         "by commas, for example 0,1,2.")
+    bases = [replace_fields(base, seed=seed) for seed in seeds]
+    for name in names:
+        case_config(name, base)  # refuses an unknown name before anything is trained
+        check_seeds(name, base, args.out, seeds, args.redo)
+    for one in bases:
+        for name in names:
+            run_case(name, one, args.out, max(1, args.every), args.redo)
+
+
 def main(argv: "list[str] | None" = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     short = " ".join(f"{k}={v}" for k, v in SHORT.items())
@@ -699,26 +718,7 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the cases (default: benchmarks/results/diagnosis)")
     parser.add_argument("--redo", action="store_true", help="run what is finished again")
     args = parser.parse_intermixed_args(argv)
-    typed = [*args.settings, *(word for word in args.only if "=" in word)]  # --only takes every word up to the next option
-    names = [word for word in args.only if "=" not in word] or list(CASES)
-    try:
-        base = run_config(args.data_root, args.preset, [*(f"{k}={v}" for k, v in SHORT.items()), *typed],
-                          weights=args.weights, device=args.device)
-        seeds = [base.run.seed] if args.seeds is None else parse_seeds(args.seeds)
-        if not seeds or len(set(seeds)) < len(seeds):
-            raise InputError(f"--seeds {args.seeds}: names {'a seed twice' if seeds else 'none'}. Write different numbers joined "
-                             "by commas, for example 0,1,2.")
-        bases = [replace_fields(base, seed=seed) for seed in seeds]
-        for name in names:
-            case_config(name, base)  # refuses an unknown name before anything is trained
-            check_seeds(name, base, args.out, seeds, args.redo)
-        for one in bases:
-            for name in names:
-                run_case(name, one, args.out, max(1, args.every), args.redo)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run_cases(args))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from unified_onehead.cli import parse_seeds, run_config
+from unified_onehead.cli import exit_code, parse_seeds, run_config
 from unified_onehead.compare import (FOLDS, RUNNERS, SYSTEMS, Cell, differences, fold_minis, read_cell, run_cell, settled,
                                      shared_views)
 from unified_onehead.config import InputError
@@ -101,49 +101,50 @@ def verify(cell: Cell, out: Path, runners: dict, **ours) -> bool:
     return record["same"]
 
 
+def run(args) -> int:  # exit code
+    "List what is missing, or make or verify the cells that are named."
+    names, settings = ([w for w in args.words if ("=" in w) == has] for has in (False, True))
+    seeds = parse_seeds(args.seeds)
+    if not seeds:
+        raise InputError("--seeds: names none. Write numbers joined by commas, for example 0,1,2.")
+    cells, out = plan(args.data_root, args.weights_dir, seeds, args.preset, settings), Path(args.out)
+    cfg = settled(cells[0])
+    splits = functools.cache(lambda fold: fold_minis(get_minis(cfg), cfg, fold))
+    if args.plan:
+        found = [(c.name, state(c, out, splits)) for c in cells]
+        left = [(name, word) for name, word in found if word != "finished"]
+        print(*(name if word == "missing" else f"{name}: {word}" for name, word in left), sep="\n")
+        print(f"{len(found) - len(left)} of {len(found)} cells are finished", file=sys.stderr)
+        return 0
+    if not names and not args.all:
+        raise InputError("no cell: name some, or write --plan or --all.")
+    if args.verify and (args.redo or args.all):
+        raise InputError("--verify: keeps the old cells and takes names; it goes with neither --redo nor --all.")
+    if args.redo and args.all:
+        raise InputError("--redo: takes names, so that no word makes the whole campaign again.")
+    kept, wanted = {}, cells if args.all else chosen(cells, names)
+    for name, word in ((c.name, state(c, out, splits)) for c in wanted):  # asked before anything trains
+        if word.startswith("stale") and not args.redo:
+            raise InputError(f"{out / name}.json: {word}. --redo makes it again, --out takes another folder.")
+        if word == "missing" and args.verify:
+            raise InputError(f"{out / name}.json: is not there yet. Without --verify it is made.")
+    same = True
+    for cell in wanted:
+        store = shared_views(cell.cfg, kept) if args.keep_views else None
+        runners, ours = RUNNERS, {"store": store, "networks": args.networks}
+        if cell.system in SPECIALISTS:
+            import specialists
+            runners, ours = specialists.RUNNERS, {}
+        if args.verify:
+            same &= verify(cell, out, runners, **ours)
+        else:
+            run_cell(cell, out, lambda text: print(text, flush=True), runners, redo=args.redo, **ours)
+    return 0 if same else 1
+
+
 def main(argv: "list[str] | None" = None) -> int:
     args = parser().parse_intermixed_args(argv)  # cells before the options, settings after them
-    names, settings = ([w for w in args.words if ("=" in w) == has] for has in (False, True))
-    try:
-        seeds = parse_seeds(args.seeds)
-        if not seeds:
-            raise InputError("--seeds: names none. Write numbers joined by commas, for example 0,1,2.")
-        cells, out = plan(args.data_root, args.weights_dir, seeds, args.preset, settings), Path(args.out)
-        cfg = settled(cells[0])
-        splits = functools.cache(lambda fold: fold_minis(get_minis(cfg), cfg, fold))
-        if args.plan:
-            found = [(c.name, state(c, out, splits)) for c in cells]
-            left = [(name, word) for name, word in found if word != "finished"]
-            print(*(name if word == "missing" else f"{name}: {word}" for name, word in left), sep="\n")
-            print(f"{len(found) - len(left)} of {len(found)} cells are finished", file=sys.stderr)
-            return 0
-        if not names and not args.all:
-            raise InputError("no cell: name some, or write --plan or --all.")
-        if args.verify and (args.redo or args.all):
-            raise InputError("--verify: keeps the old cells and takes names; it goes with neither --redo nor --all.")
-        if args.redo and args.all:
-            raise InputError("--redo: takes names, so that no word makes the whole campaign again.")
-        kept, wanted = {}, cells if args.all else chosen(cells, names)
-        for name, word in ((c.name, state(c, out, splits)) for c in wanted):  # asked before anything trains
-            if word.startswith("stale") and not args.redo:
-                raise InputError(f"{out / name}.json: {word}. --redo makes it again, --out takes another folder.")
-            if word == "missing" and args.verify:
-                raise InputError(f"{out / name}.json: is not there yet. Without --verify it is made.")
-        same = True
-        for cell in wanted:
-            store = shared_views(cell.cfg, kept) if args.keep_views else None
-            runners, ours = RUNNERS, {"store": store, "networks": args.networks}
-            if cell.system in SPECIALISTS:
-                import specialists
-                runners, ours = specialists.RUNNERS, {}
-            if args.verify:
-                same &= verify(cell, out, runners, **ours)
-            else:
-                run_cell(cell, out, lambda text: print(text, flush=True), runners, redo=args.redo, **ours)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0 if same else 1
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from unified_onehead.cli import run_config
+from unified_onehead.cli import exit_code, run_config
 from unified_onehead.compare import (Cell, assign_folds, class_values, make_learner, pool, scores_of, settings_of, settled,
                                      shown_config, take_evidence)
 from unified_onehead.config import BOXES_ALONE, TASKS, InputError
@@ -70,6 +70,24 @@ def trial(name: str, task: str, cfg, fold: int, settings: list, note: str, store
             "train": {k: round(v, 4) for k, v in rows[-1]["parts"].items()}, "seconds": round(sum(r["seconds"] for r in rows)),
             "weights": weights["name"], "size": cfg.data.size, "device": device_name(learner.device), "config": shown_config(cfg)}
     return line, {task: evidence}
+
+
+def read_lines(path: Path) -> "list[dict]":
+    "What a search has written; none before its first trial."
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def add_lines(path: Path, rows: "list[dict]") -> None:
+    "Append rows, each a line of JSON."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def is_done(path: Path, trial: dict) -> bool:
+    "Whether a line says of itself all that identifies a trial."
+    trial = json.loads(json.dumps(trial))  # tuples are lists there
+    return any({k: row.get(k) for k in trial} == trial for row in read_lines(path))
 
 
 def key(row: dict) -> str:
@@ -124,8 +142,14 @@ def run_folds(args, cfg, folds: "list[int]", done: "list[dict]") -> None:
             print(f"{args.name}: not pooled, because this call trained {len(rows)} of {FOLDS} folds, and judgements of earlier "
                   "calls are not kept. For pooled scores take another name and all folds.")
     finally:
-        with open(SEARCH, "a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        add_lines(SEARCH, rows)
+
+
+def run(args) -> None:
+    "Try one recipe on the folds that are asked for."
+    settings = [*(f"{k}={v}" for k, v in BOXES_ALONE.items()), *args.settings]  # one task, so there is no mask to ask
+    cfg = settled(Cell("single", run_config(args.data_root, args.preset, settings, weights=args.weights)))
+    run_folds(args, cfg, parse_folds(args.folds), read_lines(SEARCH))
 
 
 def main(argv: "list[str] | None" = None) -> int:
@@ -140,15 +164,7 @@ def main(argv: "list[str] | None" = None) -> int:
                         "only all of them in one call are pooled")
     parser.add_argument("--note", default="", help="why it was tried")
     args = parser.parse_intermixed_args(argv)
-    try:
-        settings = [*(f"{k}={v}" for k, v in BOXES_ALONE.items()), *args.settings]  # one task, so there is no mask to ask
-        cfg = settled(Cell("single", run_config(args.data_root, args.preset, settings, weights=args.weights)))
-        done = [json.loads(line) for line in SEARCH.read_text().splitlines()] if SEARCH.exists() else []
-        run_folds(args, cfg, parse_folds(args.folds), done)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

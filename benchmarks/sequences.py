@@ -11,7 +11,6 @@ What is there is not run again.
 end and the last one (weight averaging as in WiSE-FT, arXiv 2109.01903, for the part of the network that may forget).
 """
 import argparse
-import json
 import sys
 import tempfile
 from dataclasses import replace
@@ -19,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from search import FOLDS, inner_minis
-from unified_onehead.cli import run_config
+from search import FOLDS, add_lines, inner_minis, is_done
+from unified_onehead.cli import exit_code, run_config
 from unified_onehead.compare import Cell, make_learner, run_sequence, scores_of, settings_of, settled, shown_config, take_evidence
 from unified_onehead.config import METRICS, TASKS, InputError, replace_fields
 from unified_onehead.stages import get_minis
@@ -74,26 +73,33 @@ def run_trial(cfg, minis, say, store) -> dict:
     matrix = {stage: {k: round(v, 5) for k, v in row.items() if k in (*METRICS.values(), "AP50")}
               for stage, row in made["matrix"].items()}
     return {"matrix": matrix, "averaged": final_scores(learner, cfg, minis), "seconds": made["train_seconds"]["total"],
-            "kept_views": made["kept_views"], "weights": made["weights"]["name"], "device": made["device"]}
+            "kept_views": made["kept_views"], "device": made["device"]}
 
 
 def search(names: list, folds: list, base, say=print) -> None:
     "Run what is missing; views of the same image are shared between trials and folds."
     minis, store = get_minis(base), {}
-    SEARCH.parent.mkdir(parents=True, exist_ok=True)
     for fold in folds:
         for name in names:
             cfg = settled(Cell("progressive_kd", replace_fields(base, **TRIALS[name])))
-            trial = json.loads(json.dumps({"name": name, "fold": fold, "seed": cfg.run.seed,
-                                           "settings": settings_of({"config": shown_config(cfg)})}))
-            done = [json.loads(line) for line in SEARCH.read_text().splitlines()] if SEARCH.exists() else []
-            if any({k: r[k] for k in trial} == trial and r["weights"] == Path(cfg.net.weights).name for r in done):
+            trial = {"name": name, "fold": fold, "seed": cfg.run.seed, "weights": Path(cfg.net.weights).name,
+                     "settings": settings_of({"config": shown_config(cfg)})}
+            if is_done(SEARCH, trial):
                 say(f"{name}, fold {fold}: done before")
                 continue
             row = {**trial, **run_trial(cfg, split(minis, fold, cfg), lambda text, n=name: say(f"{n}: {text}"), store)}
-            with open(SEARCH, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            add_lines(SEARCH, [row])
             say(f"{name}, fold {fold}: {row['matrix']}, averaged {row['averaged']}")
+
+
+def run(args) -> None:
+    "Run the trials on the folds that are asked for."
+    names, folds = args.trials.split(","), args.folds.split(",")
+    for option, given, known in (("--trials", names, TRIALS), ("--folds", folds, [str(k) for k in range(FOLDS)])):
+        if not {*given} <= {*known}:
+            raise InputError(f"{option} {','.join(given)}: some of {','.join(known)}, joined by commas.")
+    cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
+    search(names, [int(k) for k in folds], cfg, lambda text: print(text, flush=True))
 
 
 def main(argv: "list[str] | None" = None) -> int:
@@ -105,17 +111,7 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("--trials", default=",".join(TRIALS), help="some of: %(default)s")
     parser.add_argument("--folds", default="0,1", help="quarters to hold out in turn (default: %(default)s)")
     args = parser.parse_intermixed_args(argv)
-    names, folds = args.trials.split(","), args.folds.split(",")
-    try:
-        for option, given, known in (("--trials", names, TRIALS), ("--folds", folds, [str(k) for k in range(FOLDS)])):
-            if not {*given} <= {*known}:
-                raise InputError(f"{option} {','.join(given)}: some of {','.join(known)}, joined by commas.")
-        cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
-        search(names, [int(k) for k in folds], cfg, lambda text: print(text, flush=True))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

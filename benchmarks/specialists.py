@@ -24,7 +24,6 @@ for their price: Unet (.89 s) and a pyramid of 256 channels (.82 s).
 Not tried: RetinaNet, other assigners, images larger than the input side, test-time augmentation.
 """
 import argparse
-import json
 import sys
 import time
 from importlib.metadata import version
@@ -41,11 +40,11 @@ from torchvision.models.detection import FCOS
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from search import inner_minis
+from search import add_lines, inner_minis, is_done
 from unified_onehead.augment import KEEP, SMALL, ViewDataset
 from unified_onehead.backbone import build_backbone
 from unified_onehead.boxes import clip_xyxy
-from unified_onehead.cli import run_config
+from unified_onehead.cli import exit_code, run_config
 from unified_onehead.compare import forward_macs, scores_of, settings_of, shown_config, take_evidence
 from unified_onehead.config import METRICS, TASKS, InputError, replace_fields, seed_everything
 from unified_onehead.data import MiniDataset, collate
@@ -64,8 +63,8 @@ RECIPES = {
 EVERY_BOX = dict(least_visible=0.0, least_side=1.0)  # of detection's boxes, whatever the view leaves of them
 CANDIDATES = {
     "seg": [{}, dict(decoder="FPN"), *(dict(lr=lr) for lr in (5e-4, 2e-3)), dict(frozen_blocks=0)],
-    "det": [{}, EVERY_BOX, {**EVERY_BOX, "first_box": 0.0}, *({**EVERY_BOX, "lr": lr} for lr in (5e-4, 2e-3)),
-            {**EVERY_BOX, "frozen_blocks": 0}],
+    "det": [{}, EVERY_BOX, *({**EVERY_BOX, "lr": lr} for lr in (2e-3, 5e-4)), {**EVERY_BOX, "frozen_blocks": 0},
+            {**EVERY_BOX, "first_box": 0.0}],
     "cls": [dict(lr=lr, frozen_blocks=f) for lr in (1e-3, 2e-3, 5e-3) for f in (8, 0, -1)],
 }
 SEARCH = Path(__file__).resolve().parent / "results" / "specialists-search.jsonl"
@@ -180,7 +179,7 @@ def reader(task: str, classes: list, cfg):
 
         def predict(self, output, i, sample, size):
             if task == "seg":
-                return super().predict(output, i, sample, size)
+                return self.logits(output, i, sample, size).argmax(0).to(torch.uint8)
             if task == "cls":
                 return output[i].softmax(0)
             found = output[i]
@@ -268,19 +267,28 @@ def search(task: str, fold: int, cfg, say=print) -> None:
     minis = read_minis(cfg.data.root, cfg.data.det_classes) if cfg.data.root else get_minis(cfg)
     minis.records[task] = inner_minis(minis, task, fold, cfg).records[task]  # the real val is not in it
     settings = settings_of({"system": f"specialist_{task}", "config": shown_config(cfg)})  # its schedule above all
-    SEARCH.parent.mkdir(parents=True, exist_ok=True)
     for change in CANDIDATES[task]:
-        trial = json.loads(json.dumps({
+        trial = {
             "task": task, "weights": Path(cfg.net.weights).name, "size": cfg.data.size, "seed": cfg.run.seed, "fold": fold,
-            "recipe": {**RECIPES[task], **change}, "settings": settings}))
-        done = [json.loads(line) for line in SEARCH.read_text().splitlines()] if SEARCH.exists() else []
-        if any({k: r.get(k) for k in trial} == trial for r in done):
+            "recipe": {**RECIPES[task], **change}, "settings": settings}
+        if is_done(SEARCH, trial):
             continue
         made = run_specialist(task, cfg, minis, lambda text, c=change: say(f"{task} {c}: {text}", flush=True), trial["recipe"])
         row = {**trial, "scores": made["matrix"][task], "presentations": made["presentations"][task],
                "seconds": made["train_seconds"]["total"], "device": made["device"]}
-        with open(SEARCH, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        add_lines(SEARCH, [row])
+
+
+def run(args) -> None:
+    "Search the tasks that are asked for."
+    cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
+    tasks, folds = args.tasks.split(","), args.folds.split(",")
+    for name, given, known in (("--tasks", tasks, TASKS), ("--folds", folds, "0123")):
+        if not {*given} <= {*known}:
+            raise InputError(f"{name} {','.join(given)}: some of {','.join(known)} joined by commas.")
+    for task in tasks:
+        for fold in folds:
+            search(task, int(fold), cfg)
 
 
 def main(argv: "list[str] | None" = None) -> int:
@@ -292,19 +300,7 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("--tasks", default=",".join(TASKS), help="tasks to search (default: %(default)s)")
     parser.add_argument("--folds", default="0", help="quarters of the training images to hold out in turn (default: %(default)s)")
     args = parser.parse_args(argv)
-    try:
-        cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
-        tasks, folds = args.tasks.split(","), args.folds.split(",")
-        for name, given, known in (("--tasks", tasks, TASKS), ("--folds", folds, "0123")):
-            if not {*given} <= {*known}:
-                raise InputError(f"{name} {','.join(given)}: some of {','.join(known)} joined by commas.")
-        for task in tasks:
-            for fold in folds:
-                search(task, int(fold), cfg)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -90,3 +90,13 @@ def test_four_folds_are_pooled_and_an_interruption_keeps_finished_ones(tmp_path,
     assert "C: not pooled, because this call trained 2 of 4 folds, and judgements of earlier calls" in capsys.readouterr().out
     rows = [json.loads(line) for line in search.SEARCH.read_text().splitlines()]
     assert sorted(r["fold"] for r in rows if r["name"] == "C") == [0, 1, 2, 3] and not any("pooled" in r for r in rows[6:])
+
+
+def test_a_trial_is_known_by_what_identifies_it(tmp_path):
+    file = tmp_path / "new" / "trials.jsonl"
+    trial = {"name": "a", "fold": 0, "settings": {"sides": (1, 2)}}  # a list once it is written
+    assert not search.is_done(file, trial), "a search that has not begun"
+    search.add_lines(file, [{**trial, "score": 1.0}])
+    search.add_lines(file, [{**trial, "name": "b", "score": 2.0}])
+    assert search.is_done(file, trial) and [row["score"] for row in search.read_lines(file)] == [1.0, 2.0]
+    assert not search.is_done(file, {**trial, "fold": 1}) and not search.is_done(file, {**trial, "seed": 0})

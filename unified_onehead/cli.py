@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SCORES', 'run_config', 'parse_tasks', 'do_run', 'settings_help', 'add_run', 'format_scores', 'do_eval', 'add_eval',
            'do_check', 'do_synthetic', 'class_names', 'do_get', 'do_prepare', 'do_show', 'add_classes', 'add_side',
-           'add_acquiring', 'add_data', 'parse_seeds', 'do_compare', 'add_compare', 'build_parser', 'parse', 'main']
+           'add_acquiring', 'add_data', 'parse_seeds', 'do_compare', 'add_compare', 'build_parser', 'parse',
+           'exit_code', 'main']
 
 # %% ../nbs/23_cli.ipynb #c3f93ec9
 import argparse
@@ -308,17 +309,30 @@ def parse(argv: "list[str]") -> argparse.Namespace:
     return args
 
 # %% ../nbs/23_cli.ipynb #4ea100db
+def exit_code(
+    command,  # what a program does; returns its exit code, or nothing where all went well
+) -> int:
+    "Call it. Bad input is one paragraph on stderr and 2; any other error keeps its traceback."
+    try:
+        return command() or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
 def main(
     argv: "list[str] | None" = None,  # the words after the program's name; None: those of this process
 ) -> int:  # exit code
     "Run one command. Bad input: one paragraph on stderr and 2. Ctrl-C: how to go on and 130."
     argv = sys.argv[1:] if argv is None else list(argv)
-    try:
+
+
+    def call():
         args = parse(argv)
         return args.command(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    try:
+        return exit_code(call)
     except KeyboardInterrupt:
         again = [*argv, *(["--resume"] if argv[0] == "run" and "--resume" not in argv else [])]
         print(f"\nstopped; to go on: unified-onehead {shlex.join(again)}", file=sys.stderr)
