@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['STEP', 'HOPELESS', 'BROKEN_OFF', 'MAX_MEMBERS', 'MAX_BYTES', 'DAMAGE', 'DRAW', 'STATE', 'WORK', 'LOCK', 'RECORD',
-           'SUFFIXES', 'SOURCES', 'MOUNT', 'SourceError', 'DiskFull', 'Again', 'Spoiled', 'Net', 'no_room',
-           'page_words', 'is_page', 'check_answer', 'tell_progress', 'whole_size', 'request_once', 'failure_words',
-           'patiently', 'digest_of', 'read_note', 'write_note', 'download', 'drive_id', 'gdown_options', 'ask_gdown',
-           'download_drive', 'safe_parts', 'zip_members', 'tar_members', 'archive_members', 'unpack', 'gather',
-           'make_canonical', 'read_state', 'write_state', 'whats_wrong', 'own_data', 'set_aside', 'place',
-           'read_record', 'archives_in', 'copy_verified', 'pack', 'save_archives', 'Job', 'from_archives',
-           'get_archived', 'link_parts', 'get_link', 'get_linked', 'open_at', 'WebStream', 'tar_stream', 'read_voc',
-           'pick_voc', 'Official', 'coco_labels', 'imagenette_files', 'all_entries', 'ask_hosts', 'official_index',
-           'fetch_voc', 'fetch_imagenette', 'fetch_coco', 'write_coco', 'settled_draw', 'get_official', 'on_drive',
-           'drive_folder', 'locked', 'one_at_a_time', 'try_sources', 'get_data', 'get_locked', 'on_colab',
-           'mount_drive']
+           'SUFFIXES', 'OWN', 'EACH', 'SOURCES', 'MOUNT', 'SourceError', 'DiskFull', 'Again', 'Spoiled', 'Net',
+           'no_room', 'page_words', 'is_page', 'check_answer', 'tell_progress', 'whole_size', 'request_once',
+           'failure_words', 'patiently', 'digest_of', 'read_note', 'write_note', 'download', 'drive_id',
+           'gdown_options', 'ask_gdown', 'download_drive', 'safe_parts', 'zip_members', 'tar_members',
+           'archive_members', 'unpack', 'gather', 'make_canonical', 'read_state', 'write_state', 'whats_wrong',
+           'own_data', 'set_aside', 'place', 'read_record', 'archives_in', 'copy_verified', 'pack', 'save_archives',
+           'Job', 'from_archives', 'warn_unused', 'from_kept', 'get_archived', 'link_parts', 'get_link', 'get_linked',
+           'open_at', 'WebStream', 'tar_stream', 'read_voc', 'pick_voc', 'Official', 'coco_labels', 'imagenette_files',
+           'all_entries', 'ask_hosts', 'official_index', 'fetch_voc', 'fetch_imagenette', 'fetch_coco', 'write_coco',
+           'settled_draw', 'get_official', 'on_drive', 'drive_folder', 'locked', 'one_at_a_time', 'try_sources',
+           'get_data', 'get_locked', 'on_colab', 'mount_drive']
 
 # %% ../nbs/22_fetch.ipynb #297b88a3
 import contextlib
@@ -592,6 +592,7 @@ def place(
 
 # %% ../nbs/22_fetch.ipynb #4e8e5fcd
 RECORD, SUFFIXES = "archives.json", (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+OWN, EACH = ("minis",), tuple(FOLDERS[task] for task in TASKS)  # one archive that a person puts there; one for each dataset
 
 
 def read_record(folder: Path) -> dict:
@@ -602,13 +603,10 @@ def read_record(folder: Path) -> dict:
     return {}
 
 
-def archives_in(folder: Path) -> list:
-    "One archive for each dataset, by its name, or a single one named minis; empty when there is neither."
-    def named(stem):
-        return next((folder / (stem + s) for s in SUFFIXES if (folder / (stem + s)).is_file()), None)
-
-    three = [named(FOLDERS[task]) for task in TASKS]
-    return three if all(three) else [found for found in [named("minis")] if found]
+def archives_in(folder: Path, names: tuple) -> list:
+    "The archives of these names, whatever their suffix; empty when one is missing."
+    found = [next((folder / (n + s) for s in SUFFIXES if (folder / (n + s)).is_file()), None) for n in names]
+    return found if all(found) else []
 
 # %% ../nbs/22_fetch.ipynb #73bc189d
 def copy_verified(source: Path, target: Path, expected: str = "") -> str:  # sha256
@@ -640,12 +638,12 @@ def pack(folder: Path, task: str, target: Path) -> str:  # sha256
 def save_archives(to: Path, drive: Path, say, renew: bool = False) -> None:
     "Put the set on Drive, if it is not there. A Drive that fails costs a warning, not the run."
     manifest = sha256_of(to / MANIFEST)
-    record, have = read_record(drive), archives_in(drive)
-    if record.get("manifest") == manifest and len(have) == 3 and not renew:
+    record, have = read_record(drive), archives_in(drive, EACH)
+    if record.get("manifest") == manifest and have and not renew:
         return
-    if have and not record:
-        return  # a person's own archives are not ours to replace
-    if len(have) == 3 and record.get("manifest") and not renew:  # a smaller copy must not take the place of the set it is of
+    if not renew and (archives_in(drive, OWN) or have and not record):
+        return  # a person's own archives are not ours to replace, and minis.zip is what the next session reads
+    if have and record.get("manifest") and not renew:  # a smaller copy must not take the place of the set it is of
         return say(f"WARNING: {drive} keeps the archives of another set, which stay; this one is not kept. To keep it instead, "
                    f"delete {RECORD} and the three archives there and call again.")
     hashes = {}
@@ -657,7 +655,8 @@ def save_archives(to: Path, drive: Path, say, renew: bool = False) -> None:
             local = to / WORK / f"{FOLDERS[task]}.zip"
             hashes[local.name] = pack(to, task, local)
             copy_verified(local, drive / local.name, hashes[local.name])
-        replace_file(drive / RECORD, json.dumps({"manifest": manifest, "archives": hashes}, indent=1))
+        links = read_state(to).get("links", {})
+        replace_file(drive / RECORD, json.dumps({"manifest": manifest, "archives": hashes, "links": links}, indent=1))
         say(f"kept for the next session: three archives in {drive}")
     except OSError as error:
         say(f"WARNING: the archives could not be kept in {drive} ({error}); the next session downloads again.")
@@ -676,6 +675,7 @@ class Job:
     net: Net = Net()  # how patient
     official: "object | None" = None  # an `Official`
     hashes: dict = field(default_factory=dict)  # name of a download -> sha256 at the first time
+    links: dict = field(default_factory=dict)  # link -> sha256: what the set was made from; empty for sets of other origin
     say: object = print  # gets one line of progress
     renew: bool = False  # an archive on Drive is damaged and shall be written again
 
@@ -700,29 +700,56 @@ def from_archives(job: Job, archives: dict, origin: str) -> Path:  # the staged 
     return make_canonical(raw, job.work / "staged", job.max_side, origin, job.det_classes)
 
 # %% ../nbs/22_fetch.ipynb #5165ce73
+def warn_unused(
+    job: Job,  # with the links that were asked for
+    links: dict,  # link -> sha256: what the set was made from
+    there: str,  # what is used in their place, and what to do
+) -> None:
+    "Name every link that the set was not made from."
+    for text in job.urls:
+        link, _, expected = text.partition("#sha256=")
+        if link not in links or expected.lower() not in ("", links[link]):
+            job.say(f"WARNING: {text} is not used: {there}")
+
+
+def from_kept(job: Job, folder: Path, archives: list, record: dict) -> Path:  # the staged set
+    "Copy archives to this machine, compare them with the record beside them, and unpack them."
+    copies, ours = {}, record.get("archives", {})
+    for archive in archives:
+        copies[copy := job.work / f"copy_{archive.name}"] = str(archive)
+        copy_verified(archive, copy, ours.get(archive.name, ""))
+    job.say(f"archives found in {folder}: {', '.join(p.name for p in archives)}")
+    staged = from_archives(job, copies, f"archives in {folder.name}")
+    job.links = record.get("links", {}) if len(archives) == len(EACH) else {}
+    warn_unused(job, job.links, f"archives in {folder} are there already; delete them, or take another folder and --source zip, "
+                "to get the other")
+    return staged
+
+# %% ../nbs/22_fetch.ipynb #548f0fea
 def get_archived(job: Job) -> Path:  # the staged set
-    "Source 1: archives in the folder itself or on the mounted Drive."
+    "Source 1: archives in the folder itself or on the mounted Drive. Raises SourceError that says what each place lacks."
     looked, faults = [p for p in (job.to, job.drive) if p is not None], []
-    for folder in looked:
+    for folder, names in [(folder, names) for folder in looked for names in (OWN, EACH)]:
         try:
-            archives, record, copies = archives_in(folder), read_record(folder), {}
-            if record.get("writing"):
+            record, archives = read_record(folder), archives_in(folder, names)
+            if names == EACH and record.get("writing"):
                 raise SourceError(f"{folder}: an earlier session was cut while it wrote the archives there.")
-            for archive in archives:
-                copies[copy := job.work / f"copy_{archive.name}"] = str(archive)
-                copy_verified(archive, copy, record.get("archives", {}).get(archive.name, ""))
             if archives:
-                job.say(f"archives found in {folder}: {', '.join(p.name for p in archives)}")
-                return from_archives(job, copies, f"archives in {folder.name}")
+                staged = from_kept(job, folder, archives, record)
+                if names == OWN and archives_in(folder, EACH):
+                    job.say(f"{folder}: {archives[0].name} is used, not the archives of single datasets beside it")
+                for words in faults:
+                    job.say(f"WARNING: {words}")
+                return staged
         except (OSError, InputError) as error:
             if no_room(error, job.to):
                 raise
-            if isinstance(error, SourceError):  # damaged; a Drive that only stumbled keeps what it has
+            if isinstance(error, SourceError) and names == EACH:  # damaged; a Drive that only stumbled keeps what it has
                 job.renew = job.renew or (folder == job.drive and bool(read_record(folder)))
             faults.append(f"{folder}: could not be read ({error})." if isinstance(error, OSError) else str(error))
-    names = ", ".join(f"{FOLDERS[t]}.zip" for t in TASKS)
+    names = ", ".join(f"{name}.zip" for name in EACH)
     where = " or ".join(map(str, looked)) + ("" if job.drive else " (no Drive is mounted)")
-    raise SourceError(" ".join(faults) or f"no archives {names}, nor minis.zip, in {where}.")
+    raise SourceError(" ".join(dict.fromkeys(faults)) or f"no archives {names}, nor minis.zip, in {where}.")
 
 # %% ../nbs/22_fetch.ipynb #06b892aa
 def link_parts(text: str) -> tuple:  # link, expected sha256 or nothing
@@ -763,6 +790,7 @@ def get_linked(job: Job) -> Path:  # the staged set
                 archive.unlink(missing_ok=True)
         raise
     job.hashes.update(found)
+    job.links = found
     return staged
 
 # %% ../nbs/22_fetch.ipynb #ee4c623f
@@ -1137,6 +1165,7 @@ def get_locked(job: Job, names: tuple, source: str) -> Path:
     "The rest of `get_data`, alone in the folder."
     state = read_state(job.to)
     if not state and own_data(job.to, source):
+        warn_unused(job, {}, f"data in {job.to} is there already; move it away or take another folder to get the other")
         job.say(f"{job.to}: data that is there already is used as it is")
         return job.to
     wrong = whats_wrong(job.to) if state else ""
@@ -1145,10 +1174,12 @@ def get_locked(job: Job, names: tuple, source: str) -> Path:
     if wrong or not state:
         job.hashes.update(state.get("hashes", {}))
         staged, name = try_sources(job, names)
-        place(staged, job.to, {"source": name, "hashes": job.hashes})
+        place(staged, job.to, {"source": name, "hashes": job.hashes, "links": job.links})
         job.say(f"{job.to}: three datasets, {len(read_manifest(job.to)['files'])} files, verified")
     else:
         job.say(f"{job.to}: whole and verified, nothing to get")
+        warn_unused(job, state.get("links", {}), f"the set in {job.to} is there already; delete it or take another folder to get "
+                    "the other")
         shutil.rmtree(job.to / WORK, ignore_errors=True)  # of a call that was killed after its last step
         made_with, names = read_manifest(job.to)["max_side"], read_manifest(job.to)["classes"]["det"]
         if job.max_side not in (0, made_with):

@@ -30,7 +30,7 @@ class Predictor:
         self.tasks = make_tasks(self.classes, self.cfg, self.net.stride)
 
     def __call__(self, path: "str | Path") -> dict:  # image, boxes, scores, labels, mask, probs
-        "Predict, in the pixels of the upright image. Raises InputError for a file that is no image."
+        "Predict, in the pixels of the upright image. Raises InputError for a file that is not there or is no image."
         record = Record("det", str(path), 1, upright=True)
         return predict_image(self.net, self.tasks, record, self.cfg.data.size, self.device)
 

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .config import TASK_TITLES, TASKS, InputError
-from .data import Minis, load_sample, read_mask
+from .data import UNDECODABLE, Minis, load_sample, read_mask, to_rgb
 from .sources import SPLITS, WNIDS, read_minis, shared_images
 from .synthetic import FOLDERS
 from .viz import draw_boxes, draw_mask, show_image
@@ -55,8 +55,8 @@ def write_picture(
             elif mask:
                 image.resize(new, Image.Resampling.NEAREST).save(target)
             else:
-                image.convert("RGB").resize(new, Image.Resampling.LANCZOS).save(target, quality=JPEG_QUALITY)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                to_rgb(image).resize(new, Image.Resampling.LANCZOS).save(target, quality=JPEG_QUALITY)
+    except UNDECODABLE as error:
         if getattr(error, "errno", None):
             raise  # the disk's fault, not the picture's
         raise InputError(f"{source}: cannot be decoded ({error}). Copy it again, or remove it and its label.") from error

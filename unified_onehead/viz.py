@@ -111,8 +111,8 @@ def draw_mask(
     ax.imshow(rgba, interpolation="nearest")
     if names:
         shown = [i for i in np.unique(ids).tolist() if i != 0]
-        patches = [Patch(facecolor=palette[i] / 255, edgecolor="grey", label="ignored" if i == IGNORE else names[i])
-                   for i in shown]
+        name = {**dict(enumerate(names)), IGNORE: "ignored"}  # a value that is no class is shown as the number that it is
+        patches = [Patch(facecolor=palette[i] / 255, edgecolor="grey", label=name.get(i, str(i))) for i in shown]
         if patches:
             ax.legend(handles=patches, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return ax
