@@ -326,7 +326,6 @@ def main(
     "Run one command. Bad input: one paragraph on stderr and 2. Ctrl-C: how to go on and 130."
     argv = sys.argv[1:] if argv is None else list(argv)
 
-
     def call():
         args = parse(argv)
         return args.command(args)

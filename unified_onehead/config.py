@@ -9,6 +9,7 @@ __all__ = ['TASKS', 'METRICS', 'TASK_TITLES', 'IGNORE', 'MACHINE', 'BOXES_ALONE'
            'from_dict', 'replace_file', 'seed_everything']
 
 # %% ../nbs/00_config.ipynb #9d40303e
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -26,6 +27,10 @@ IGNORE = 255                                                # mask value that ne
 # %% ../nbs/00_config.ipynb #335d9315
 class InputError(Exception):
     "Bad input from a person. The message is one paragraph: which file or key, what was wrong, what to do."
+
+    def _render_traceback_(self) -> "list[str]":  # what a notebook shows
+        "The message alone, as on the command line: where in the library it was raised helps nobody to mend the input."
+        return [f"error: {self}"]
 
 
 def expect_error(
@@ -273,8 +278,13 @@ def replace_file(
     "Write beside `path`, then rename. Raises OSError, and then what was there is still there."
     path = Path(path)
     part = path.with_name(f".{path.name}.new")
-    part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-    os.replace(part, path)
+    try:
+        part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):  # half a file would keep a full disk full
+            part.unlink()
+        raise
 
 # %% ../nbs/00_config.ipynb #d7854af7
 def seed_everything(seed: int) -> None:

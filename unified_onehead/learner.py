@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FORMAT', 'pick_device', 'make_accelerator', 'device_name', 'epoch_steps', 'task_turns', 'Feed', 'from_memory',
            'parameter_groups', 'rate_factor', 'Learner', 'make_optimizer', 'make_feed', 'forget_views', 'shown_images',
-           'fit_stage', 'fit_epoch', 'evaluate', 'evaluate_seen', 'BorrowedMasks', 'save_model', 'load_model']
+           'fit_stage', 'fit_epoch', 'evaluate', 'evaluate_seen', 'BorrowedMasks', 'save_model', 'NotReadableNow',
+           'load_model']
 
 # %% ../nbs/15_learner.ipynb #d099d74a
 import io
@@ -375,15 +376,24 @@ def save_model(
     replace_file(path, buffer.getbuffer())  # a disk that refuses raises OSError here; torch's own writer would say RuntimeError
 
 # %% ../nbs/15_learner.ipynb #3f766bd6
+class NotReadableNow(InputError):
+    "A file that the disk refuses to read at the moment; it may be whole, so nothing may be put in its place."
+
+
 def load_model(
     path: "str | Path",  # written by `save_model`
     device="cpu",
 ) -> "tuple[OneHead, Config, dict, dict]":  # network in eval, configuration, class names, the whole file
-    "Read a checkpoint. Raises InputError for files that are not ours or damaged."
+    "Read a checkpoint. Raises InputError for files that are not ours or damaged, NotReadableNow where the disk refuses."
     if not Path(path).is_file():
         raise InputError(f"{path}: no such model. A run writes runs/<name>/model.pt.")
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise NotReadableNow(f"{path}: cannot be read now ({error}). Drive and network folders refuse a file now and then: "
+                             "repeat the command, or run the cell again.") from error
+    try:
+        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # damage shows as EOFError, RuntimeError, OSError or UnpicklingError
         raise InputError(f"{path}: cannot be read as a model ({type(error).__name__}); the file is damaged or was not "
                          "written by `unified-onehead run`.") from error

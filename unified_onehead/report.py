@@ -132,9 +132,12 @@ def rules_speed(
         ok, note = judge_speed(latency["median"], 150, device, ("T4",))
         if side < 512:
             ok, note = None, f"measured at {side} x {side}"
-        rules[0] = rule("inference", fast, f"{latency['median']:.1f} ms at {side} x {side}", ok, note)
+        rules[0] = rule("inference", fast, f"{latency['median']:.1f} ms at {side} x {side}, forward pass alone", ok, note)
     if seconds is not None:
-        ok, note = judge_speed(seconds, 7200, results.get("device", "unknown"), ("T4", "V100"))
+        stages = {s["device"] for s in results.get("stages") or [] if "device" in s}  # several where a run was resumed elsewhere
+        devices = sorted(stages) or [results.get("device", "unknown")]
+        judged = [judge_speed(seconds, 7200, device, ("T4", "V100")) for device in devices]
+        ok, note = judged[0] if len({ok for ok, _ in judged}) == 1 else (None, f"stages ran on {' and '.join(devices)}")
         rules[1] = rule("training time", short, duration(seconds), ok, note)
     return rules
 
