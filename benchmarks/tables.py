@@ -31,7 +31,9 @@ stands in its own number under "images shown"). Every figure on this page is com
 for each system x start weights x seed x fold in `results/quality/`, with the evidence behind it. The photographs are not part of
 this repository. Start weights are stand-ins for what a user downloads: `mobilenet_v2-imagenet-features.pt` holds torchvision's
 MobileNetV2 with true ImageNet features; `efficientnet-b0-distilled.pt` an EfficientNet-B0 distilled on 11,144 other photographs
-and far below ImageNet's, hence a lower bound.
+and Tiny-ImageNet, far below ImageNet's own, which were not run. The pictures of the image classes come from ImageNet's training
+set, of val as of train (Imagenette is a part of it): features learned there have seen them, so Top-1 from them is no measure
+of new pictures.
 
 Any row again (`ls results/quality` shows the names; the extra `bench` installs what the specialists need). The first command
 trains the row's three seeds beside the committed ones and compares every score; the second puts the new ones in their place:

@@ -21,7 +21,7 @@ from unified_onehead import compare, stages  # noqa: E402
 from unified_onehead.cli import main  # noqa: E402
 from unified_onehead.compare import Cell, read_cell, read_cells, rows_of, run_cell, run_cells  # noqa: E402
 from unified_onehead.config import InputError, preset, replace_fields  # noqa: E402
-from unified_onehead.learner import load_model  # noqa: E402
+from unified_onehead.learner import fit_stage, load_model  # noqa: E402
 from unified_onehead.sources import find_mini  # noqa: E402
 from unified_onehead.synthetic import make_synthetic  # noqa: E402
 
@@ -202,6 +202,10 @@ def test_a_detector_alone_asks_its_segmenter(cfg, tmp_path, monkeypatch):
             asked.append((net, segmenter))
             super().__init__(net, segmenter)
 
+    begun = []
+    for module in (compare, stages):
+        monkeypatch.setattr(module, "fit_stage", lambda learner, stage, names, seen: begun.append(
+            (learner.strategy.name, stage, names, seen)) or fit_stage(learner, stage, names, seen))
     monkeypatch.setattr(compare, "BorrowedMasks", Spy)
     monkeypatch.setattr(stages, "BorrowedMasks", Spy)
     path = run_cell(Cell("single", cfg), tmp_path, lambda *_: None, networks=tmp_path / "networks")
@@ -209,7 +213,10 @@ def test_a_detector_alone_asks_its_segmenter(cfg, tmp_path, monkeypatch):
         kept = load_model(tmp_path / "networks" / path.stem / f"{task}.pt")[0].state_dict()
         assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items()), task
     stages.single_task_runs(cfg, compare.get_minis(cfg), tmp_path, lambda row: None)
-    assert len(asked) == 2 and asked[1][0] is not asked[1][1]
+    for task, net in zip(("det", "seg"), asked[1]):
+        kept = load_model(tmp_path / f"single_{task}.pt")[0].state_dict()
+        assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items()), task
+    assert len(asked) == 2 and begun == 2 * [("naive", 0, (t,), []) for t in ("seg", "det", "cls")], "first stages, all channels"
 
 
 def test_an_interrupted_cell_does_not_count(cfg, tmp_path):

@@ -21,6 +21,7 @@ import hashlib
 import json
 import math
 import os
+import statistics
 import tempfile
 import time
 from collections import Counter
@@ -314,8 +315,10 @@ def resampled(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> "dict[str, np.ndarray]":  # score -> [R], means over the runs
-    "Scores on images drawn with replacement, the same draw for every run. Raises ValueError for runs on different images."
-    values = {}
+    """Scores on images and on runs drawn with replacement: the same images for every run, and the same runs of every system
+    that has as many, because a seed's runs start alike. Raises ValueError for runs on different images."""
+    values, runs = {}, len(evidences)
+    picked = np.random.default_rng([seed, len(TASKS)]).multinomial(runs, [1 / runs] * runs, resamples).T  # runs x resamples
     for task in evidences[0]:
         parts = [e[task] for e in evidences]
         if any(p["images"] != parts[0]["images"] for p in parts):
@@ -323,20 +326,30 @@ def resampled(
         n = len(parts[0]["images"])
         draws = np.random.default_rng([seed, TASKS.index(task)]).multinomial(n, [1 / n] * n, resamples).astype(float)
         tables = [READ[task](p, draws) for p in parts]
-        values.update({s: np.mean([t[s] for t in tables], 0) for s in SCORES if SPOKEN[s] == task})
+        values.update({s: np.mean(picked * [t[s] for t in tables], 0) for s in SCORES if SPOKEN[s] == task})
     return values
 
 # %% ../nbs/19_compare.ipynb #9a0e2ad6
-def interval(values: np.ndarray) -> "list[float] | None":  # [low, high]
-    "The middle 95 %."
-    known = values[~np.isnan(values)]
-    return [round(float(v), 6) for v in np.percentile(known, [2.5, 97.5])] if known.size else None
+def interval(
+    values: np.ndarray,  # of resamples
+    value: float,  # of the whole
+) -> "list[float] | None":  # [low, high]; None without a resample that could be measured
+    "The bias-corrected 95 % interval."
+    known, normal = values[~np.isnan(values)], statistics.NormalDist()
+    if not known.size:
+        return None
+    below = ((known < value).mean() + (known <= value).mean()) / 2  # half of those that are level
+    shift = 2 * normal.inv_cdf(min(max(below, 0.5 / known.size), 1 - 0.5 / known.size))
+    shares = [normal.cdf(shift + normal.inv_cdf(share)) for share in (0.025, 0.975)]
+    return [round(float(v), 6) for v in np.quantile(known, shares)]
 
 
-def bootstrap(evidences: list, resamples: int = RESAMPLES, seed: int = 0) -> dict:  # resamples, level, and score -> [low, high]
-    "95 % intervals over val images."
-    values = resampled(evidences, resamples, seed)
-    return {"resamples": resamples, "level": 0.95, **{s: interval(v) for s, v in values.items()}}
+def bootstrap(evidences: list, resamples: int = RESAMPLES, seed: int = 0) -> dict:  # score -> [low, high], and how
+    "95 % intervals over val images, and over runs where there are several."
+    values, scores = resampled(evidences, resamples, seed), [scores_of(e) for e in evidences]
+    means = {s: np.mean([v[s] for v in scores]) for s in values if all(v[s] is not None for v in scores)}
+    return {"resamples": resamples, "level": 0.95, "method": "bias-corrected",
+            **{s: interval(v, means[s]) if s in means else None for s, v in values.items()}}
 
 # %% ../nbs/19_compare.ipynb #d21f7ade
 def pool(evidences: list) -> dict:  # evidence of the union
@@ -818,7 +831,7 @@ def quality_table(rows: "list[Row]") -> str:
 
 
 def interval_table(rows: "list[Row]", resamples: int = RESAMPLES) -> str:
-    "The mean over seeds and its 95 % interval over val images."
+    "The mean over seeds and its 95 % interval over val images and seeds."
     lines = [["system", *SCORES, "resamples", "seeds", "start weights", "size", "device"]]
     for row in rows:
         found = bootstrap(row.evidences, resamples)
@@ -843,7 +856,7 @@ def lead_table(rows: "list[Row]", leader: str, resamples: int = RESAMPLES) -> st
                                      "cannot be paired. Keep cells of different data in different folders.")
             for s in SCORES:
                 known = row.mean(s) is not None and ours.mean(s) is not None and s in mine and s in theirs
-                found = interval(mine[s] - theirs[s]) if known else None  # None, too, where one of the seeds lacks the score
+                found = interval(mine[s] - theirs[s], ours.mean(s) - row.mean(s)) if known else None  # or where a seed lacks it
                 cells.append(f"{ours.mean(s) - row.mean(s):+.4f} [{found[0]:+.4f}, {found[1]:+.4f}]" if found else "-")
             lines.append([row.system, *cells, resamples, f"{len(ours.values)} and {len(row.values)}", *behind(row)])
     return markdown_table(lines)
@@ -922,8 +935,12 @@ ask the mask (settings `agreement` and `outline` of the cell); a specialist's st
 a task, and its boxes ask the masks of its segmenter; its parameters, cost and time are those of all three together. Images
 shown: training views of all tasks, and after the plus the views of ten stored images a task that were replayed beside them;
 `joint` mixes the tasks in every step, which does not come out even. Training time
-is that of the fastest seed: what else a machine does only adds to it. Intervals are the middle 95 % over
-val images drawn with replacement, the same draw for all seeds and systems; they do not contain the spread over seeds. Their AP
+is that of the fastest seed: what else a machine does only adds to it, and it was not the same for all cells; ours reads a frozen
+trunk's outputs from memory where a view comes again, which specialists, whose backbone trains, cannot. AP of a strategy holds
+what its masks have forgotten, too, because its boxes ask them; AP of `single`, and delta_p with it, what the masks of its own
+segmenter give or cost (from weak features they cost: `results/agreement`). Intervals are bias-corrected 95 % bootstrap
+intervals over val images and seeds drawn with replacement, the same draw for all systems (over images alone where folds are
+pooled); three seeds are few, so they are rather too narrow, and none is corrected for how many there are. Their AP
 comes from pycocotools' matches of each image, weighted by how often the image was drawn."""
 
 # %% ../nbs/19_compare.ipynb #428a9d41
