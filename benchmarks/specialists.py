@@ -17,8 +17,8 @@ targets for either, so FCOS learns their places as background. The candidate `le
     python benchmarks/specialists.py --data-root D --weights W [--tasks seg,det,cls] [--folds 0,1] [--preset cpu] [key=value ...]
 
 tries CANDIDATES on folds of the training images alone (the quarters of benchmarks/search.py, dealt by class; val is never read)
-and appends a line for each to benchmarks/results/specialists-search.jsonl; what is there is not run again. Until that file has a
-task's lines, the task's RECIPES entry is a starting point from common practice and not the outcome of a search.
+and appends a line for each to benchmarks/results/specialists-search.jsonl; what is there is not run again. The
+cells stand on RECIPES, which are starting points from common practice; what was tried beside them stands in that file.
 Timed on one thread at 256 px with MobileNetV2, forward and backward: DeepLabV3Plus .27, FPN .34, FCOS .28 s an image; left out
 for their price: Unet (.89 s) and a pyramid of 256 channels (.82 s).
 Not tried: RetinaNet, other assigners, images larger than the input side, test-time augmentation.
