@@ -53,7 +53,7 @@ from unified_onehead.learner import device_name, epoch_steps, make_accelerator, 
 from unified_onehead.sources import read_minis
 from unified_onehead.stages import get_minis
 from unified_onehead.strategies import Strategy
-from unified_onehead.task import TASK_TYPES, restore_map
+from unified_onehead.task import TASK_TYPES
 
 RECIPES = {
     "seg": dict(decoder="DeepLabV3Plus", lr=1e-3, backbone_lr=0.1, frozen_blocks=8, weight_decay=1e-2, ema=0.99),
@@ -174,12 +174,12 @@ def specialist_loss(task: str, net: nn.Module, batch) -> torch.Tensor:
 def reader(task: str, classes: list, cfg):
     "Our task record with a way to read this specialist's output; metric and way back to the original image are ours."
     class Reader(TASK_TYPES[task]):
-        def logits(self, output, i, sample, size):  # segmentation; what it answers follows from them as for our network
-            return restore_map(output[i], sample, size)
+        def maps(self, output, i):  # segmentation; what it answers follows from them as for our network
+            return output[i]
 
         def predict(self, output, i, sample, size):
             if task == "seg":
-                return self.logits(output, i, sample, size).argmax(0).to(torch.uint8)
+                return super().predict(output, i, sample, size)
             if task == "cls":
                 return output[i].softmax(0)
             found = output[i]

@@ -8,7 +8,7 @@ __all__ = ['SPLITS', 'LAYOUTS', 'JPEG_SUFFIXES', 'IMAGE_SUFFIXES', 'UNREAD_SUFFI
            'located', 'find_mini', 'read_json', 'coco_box', 'coco_images', 'read_coco', 'covering_names',
            'default_names', 'nearest', 'check_known', 'read_det', 'pair_masks', 'seg_names', 'read_seg', 'read_cls',
            'look', 'alike', 'same_look', 'find_leaks', 'read_task', 'read_minis', 'CheckReport', 'decode', 'check_mask',
-           'check_record', 'check_split', 'judge_absent', 'folder_mb', 'bare_classes', 'left_out_names',
+           'stray_boxes', 'check_record', 'check_split', 'judge_absent', 'folder_mb', 'bare_classes', 'left_out_names',
            'shared_images', 'check_minis']
 
 # %% ../nbs/05_sources.ipynb #bd91866d
@@ -572,6 +572,15 @@ def check_mask(
     return ids - set(strange), problems, ids <= {0}
 
 # %% ../nbs/05_sources.ipynb #28dfc33e
+def stray_boxes(record: Record, size: "tuple[int, int]") -> "list[str]":  # a problem, or none
+    "Whether a picture of this height and width holds the boxes of its label file."
+    height, width = size
+    if not any(box[2] > width or box[3] > height for box in record.boxes):
+        return []
+    return [f"{record.path}: the picture is {width} x {height} pixels, smaller than its label file says, so its boxes lie "
+            "elsewhere. Copy the picture in its original size, not turned."]
+
+
 def check_record(
     report: CheckReport,  # gets the problems
     record: Record,  # what to decode
@@ -588,9 +597,7 @@ def check_record(
         return [names[i] for i in ids], empty
     if record.task == "cls":
         return [names[record.category]], False
-    if any(box[2] > width or box[3] > height for box in record.boxes):
-        report.problems.append(f"{record.path}: the picture is {width} x {height} pixels, smaller than its label file "
-                               "says, so its boxes lie elsewhere. Copy the picture in its original size.")
+    report.problems += stray_boxes(record, (height, width))
     return [names[n] for n, crowd in zip(record.labels, record.crowd) if not crowd], not record.boxes
 
 # %% ../nbs/05_sources.ipynb #7a943fb8

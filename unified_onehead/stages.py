@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SYNTHETIC_SEED', 'ROOM', 'OWNER', 'FRESH', 'get_minis', 'data_digest', 'data_bytes', 'data_facts', 'what_is_in',
-           'open_folder', 'next_name', 'write_json', 'is_running', 'claimed', 'measure_latency', 'versions', 'RunLog',
-           'read_log', 'keep_checkpoint', 'run_stages', 'first_readable', 'changes', 'check_same_run', 'restore',
-           'single_task_runs', 'run_assignment', 'not_saved', 'run_or_resume', 'doubt', 'describe_start',
+           'open_folder', 'numbered', 'next_name', 'write_json', 'is_running', 'claimed', 'measure_latency', 'versions',
+           'RunLog', 'read_log', 'keep_checkpoint', 'run_stages', 'first_readable', 'changes', 'check_same_run',
+           'restore', 'single_task_runs', 'run_assignment', 'not_saved', 'run_or_resume', 'doubt', 'describe_start',
            'keep_finished', 'check_images', 'reproduces', 'collect', 'floors', 'predict_image', 'finish']
 
 # %% ../nbs/17_stages.ipynb #20a71f46
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -35,7 +36,7 @@ from .learner import (
 from .metrics import ScoreMatrix, trivial_floors
 from .net import OneHead, build_network, check_network, count_macs
 from .report import judge, verdict_table, write_atomic, write_report
-from .sources import find_mini, folder_mb, read_minis, shared_images
+from .sources import find_mini, folder_mb, read_minis, shared_images, stray_boxes
 from .synthetic import make_synthetic
 from .task import class_counts, make_tasks
 from .viz import show_predictions
@@ -108,12 +109,17 @@ def open_folder(
     return folder
 
 # %% ../nbs/17_stages.ipynb #5ce00121
+def numbered(parent: Path, name: str, number: int) -> Path:
+    "name, name-2, name-3."
+    return parent / (name if number == 1 else f"{name}-{number}")
+
+
 def next_name(parent: Path, name: str, resume: bool) -> Path:
     "The name after the last taken one of name, name-2, name-3; with `resume` the last taken one."
     known = [int(number) for p in parent.glob(f"{name}-*") if (number := p.name[len(name) + 1:]).isdecimal()]
     known += [1] * (parent / name).exists()
     number = max(known, default=0) + (not (resume and known))
-    return parent / (name if number == 1 else f"{name}-{number}")
+    return numbered(parent, name, number)
 
 
 def write_json(path: Path, value) -> None:
@@ -159,7 +165,8 @@ def claimed(folder: Path):
     try:
         yield renew
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a mark that stays counts for FRESH seconds; what the run made is not lost for it
+            path.unlink()
 
 # %% ../nbs/17_stages.ipynb #9023268b
 @torch.no_grad()
@@ -403,15 +410,18 @@ def run_or_resume(
     """For a cell that is run again and again: a finished run of this experiment is read, an interrupted one goes on.
 
     Folders are PRESET-seedN, then PRESET-seedN-2 and so on; one that holds another experiment, or no run, is left as it is."""
-    minis, name = get_minis(cfg), f"{cfg.run.preset}-seed{cfg.run.seed}"
-    start = build_network(cfg, class_counts(minis.classes))[1]["sha256"]
+    @functools.cache  # a folder that is free needs neither: the run itself reads the data
+    def wanted():
+        minis = get_minis(cfg)
+        return minis, build_network(cfg, class_counts(minis.classes))[1]["sha256"]
+
     for number in itertools.count(1):
-        folder = Path(home) / (name if number == 1 else f"{name}-{number}")
+        folder = numbered(Path(home), f"{cfg.run.preset}-seed{cfg.run.seed}", number)
         taken, ours = what_is_in(folder)
         finished = (folder / "results.json").exists()
-        files = [folder / "model.pt"] if finished else sorted(folder.glob("stage*.pt"), reverse=True)
-        saved = first_readable([f for f in files if f.exists()], say) if ours else None
-        differs = changes(saved, cfg, minis, start) if saved else ["not a run that can be read"] * (finished or not ours)
+        files = sorted(folder.glob("model.pt" if finished else "stage*.pt"), reverse=True)
+        saved = first_readable(files, say) if ours else None
+        differs = changes(saved, cfg, *wanted()) if saved else ["not a run that can be read"] * (finished or not ours)
         if differs:
             say(f"{folder}: holds something else, left as it is ({'; '.join(differs)}).")
         elif finished:
@@ -465,10 +475,8 @@ def check_images(learner: Learner) -> None:
                 sample = dataset.sample(index)
                 found = mask_values(sample, len(learner.tasks[task].classes))
                 drawn |= found if split == "val" else set()
-                height, width = sample.original
-                if any(box[2] > width or box[3] > height for box in record.boxes):
-                    raise InputError(f"{record.path}: the picture is {width} x {height} pixels, smaller than its label file "
-                                     "says, so its boxes lie elsewhere. Copy the picture in its original size, not turned.")
+                for problem in stray_boxes(record, sample.original):
+                    raise InputError(problem)
     if not drawn - {0, IGNORE}:
         raise InputError("segmentation: no val mask shows a class; all is background or 'ignore' (255), so nothing could be "
                          "measured. Write the classes' numbers, 1 and up, into the masks.")

@@ -71,13 +71,17 @@ class SegmentationTask(Task):
     def parts(self, output, batch, index):
         return segmentation_loss(output.segmentation, batch.masks[index])
 
+    def maps(self, output: UnifiedOutput, i: int) -> torch.Tensor:  # C_seg x h x w at stride 8 of the input
+        "Class logits of image i as the network gives them."
+        return output.segmentation[i]
+
     def logits(self, output: UnifiedOutput, i: int, sample: Sample, size: int) -> torch.Tensor:  # C_seg x H x W
         "Class logits of image i at its original size."
-        return restore_map(output.segmentation[i], sample, size)
+        return restore_map(self.maps(output, i), sample, size)
 
     def predict(self, output: UnifiedOutput, i: int, sample: Sample, size: int) -> torch.Tensor:  # uint8 H x W
         "Class ids of image i at its original size."
-        first, *others = output.segmentation[i].split(1)  # a class at a time: all at once take 4 GB for a photo of 48 megapixels
+        first, *others = self.maps(output, i).split(1)  # a class at a time: all at once take 4 GB for a photo of 48 megapixels
         best = restore_map(first, sample, size)[0]
         ids = torch.zeros_like(best, dtype=torch.uint8)
         for c, logits in enumerate(others, 1):
