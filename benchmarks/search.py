@@ -100,15 +100,20 @@ def unlike(row: dict, cfg) -> "list[str]":  # "lr: 0.001 in the file, 0.002 aske
     return [f"{k}: {old.get(k)} in the file, {v} asked for" for k, v in new.items() if old.get(k) != v]
 
 
-def parse_folds(text: str) -> "list[int]":
-    "Read --folds. Raises InputError for what is no fold, and for one that is named twice."
-    names = text.split(",")
-    if not set(names) <= set(map(str, range(FOLDS))):
-        raise InputError(f"--folds {text}: numbers from 0 to {FOLDS - 1}, joined by commas.")
+def some_of(option: str, text: str, known) -> "list[str]":
+    "Read names joined by commas. Raises InputError for what is not known, and for one that stands there twice."
+    names, known = text.split(","), list(map(str, known))
+    if not set(names) <= set(known):
+        raise InputError(f"{option} {text}: some of {','.join(known)}, joined by commas.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(f"--folds {text}: names fold {', '.join(twice)} more than once. Each is held out once.")
-    return [int(name) for name in names]
+        raise InputError(f"{option} {text}: names {', '.join(twice)} more than once.")
+    return names
+
+
+def parse_folds(text: str) -> "list[int]":
+    "Read --folds: quarters to hold out, each once."
+    return [int(name) for name in some_of("--folds", text, range(FOLDS))]
 
 
 def lines_of(args, cfg, fold: int, done: "list[dict]") -> "list[dict]":

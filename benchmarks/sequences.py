@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from search import FOLDS, add_lines, inner_minis, is_done
+from search import add_lines, inner_minis, is_done, parse_folds, some_of
 from unified_onehead.cli import exit_code, run_config
 from unified_onehead.compare import Cell, make_learner, run_sequence, scores_of, settings_of, settled, shown_config, take_evidence
-from unified_onehead.config import METRICS, TASKS, InputError, replace_fields
+from unified_onehead.config import METRICS, TASKS, replace_fields
 from unified_onehead.stages import get_minis
 from unified_onehead.strategies import owned_entries
 
@@ -94,12 +94,9 @@ def search(names: list, folds: list, base, say=print) -> None:
 
 def run(args) -> None:
     "Run the trials on the folds that are asked for."
-    names, folds = args.trials.split(","), args.folds.split(",")
-    for option, given, known in (("--trials", names, TRIALS), ("--folds", folds, [str(k) for k in range(FOLDS)])):
-        if not {*given} <= {*known}:
-            raise InputError(f"{option} {','.join(given)}: some of {','.join(known)}, joined by commas.")
+    names, folds = some_of("--trials", args.trials, TRIALS), parse_folds(args.folds)
     cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
-    search(names, [int(k) for k in folds], cfg, lambda text: print(text, flush=True))
+    search(names, folds, cfg, lambda text: print(text, flush=True))
 
 
 def main(argv: "list[str] | None" = None) -> int:

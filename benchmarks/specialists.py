@@ -40,13 +40,13 @@ from torchvision.models.detection import FCOS
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from search import add_lines, inner_minis, is_done
+from search import add_lines, inner_minis, is_done, parse_folds, some_of
 from unified_onehead.augment import KEEP, SMALL, ViewDataset
 from unified_onehead.backbone import build_backbone
 from unified_onehead.boxes import clip_xyxy
 from unified_onehead.cli import exit_code, run_config
 from unified_onehead.compare import forward_macs, scores_of, settings_of, shown_config, take_evidence
-from unified_onehead.config import METRICS, TASKS, InputError, replace_fields, seed_everything
+from unified_onehead.config import METRICS, TASKS, replace_fields, seed_everything
 from unified_onehead.data import MiniDataset, collate
 from unified_onehead.grid import Detections
 from unified_onehead.learner import device_name, epoch_steps, make_accelerator, rate_factor
@@ -282,13 +282,10 @@ def search(task: str, fold: int, cfg, say=print) -> None:
 def run(args) -> None:
     "Search the tasks that are asked for."
     cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
-    tasks, folds = args.tasks.split(","), args.folds.split(",")
-    for name, given, known in (("--tasks", tasks, TASKS), ("--folds", folds, "0123")):
-        if not {*given} <= {*known}:
-            raise InputError(f"{name} {','.join(given)}: some of {','.join(known)} joined by commas.")
+    tasks, folds = some_of("--tasks", args.tasks, TASKS), parse_folds(args.folds)
     for task in tasks:
         for fold in folds:
-            search(task, int(fold), cfg)
+            search(task, fold, cfg)
 
 
 def main(argv: "list[str] | None" = None) -> int:

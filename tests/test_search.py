@@ -33,10 +33,10 @@ def test_refusals_before_any_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(search, "SEARCH", tmp_path / "search.jsonl")
     command = ["A", "--task", "seg", "--data-root", str(root), "--weights", "none", "--preset", "smoke"]
     assert search.main([*command, "--folds", "0,9"]) == 2
-    assert "--folds 0,9: numbers from 0 to 3" in capsys.readouterr().err
+    assert "--folds 0,9: some of 0,1,2,3, joined by commas" in capsys.readouterr().err
     monkeypatch.setattr(search, "trial", lambda *_: pytest.fail("it was trained"))
     assert search.main([*command, "--folds", "0,0,1,2"]) == 2
-    assert "--folds 0,0,1,2: names fold 0 more than once" in capsys.readouterr().err and not search.SEARCH.exists()
+    assert "--folds 0,0,1,2: names 0 more than once" in capsys.readouterr().err and not search.SEARCH.exists()
     row = {"name": "A", "task": "seg", "fold": 3, "seed": 0, "weights": "none", "config": {}}
     search.SEARCH.write_text(json.dumps(row) + "\n")
     assert search.main([*command, "--folds", "0,3", "lr=0.1"]) == 2, "before fold 0 is trained"

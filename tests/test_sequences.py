@@ -10,6 +10,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import sequences  # noqa: E402
+from search import FOLDS  # noqa: E402
 
 from unified_onehead.backbone import build_backbone  # noqa: E402
 from unified_onehead.config import METRICS, TASKS, preset, replace_fields  # noqa: E402
@@ -33,7 +34,7 @@ def test_every_quarter_of_the_training_images_is_held_out_once(root, cfg):
     minis = read_minis(str(root))
     for task in TASKS:
         train, held = {r.path for r in minis.records[task]["train"]}, []
-        for fold in range(sequences.FOLDS):
+        for fold in range(FOLDS):
             kept, out = ([r.path for r in sequences.split(minis, fold, cfg).records[task][s]] for s in ("train", "val"))
             assert not {*kept} & {*out} and {*kept, *out} == train
             held += out
