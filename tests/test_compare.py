@@ -1,5 +1,5 @@
 """Comparing systems: the arithmetic by hand, folds, resuming, tables, refusals. Runners are toys that train nothing, but for
-the tests of shared views and of a detector that asks its segmenter, which train the smoke preset's one epoch."""
+the tests of shared views, of two processes and of a detector that asks its segmenter, which train the smoke preset's epoch."""
 import hashlib
 import json
 import re
@@ -230,6 +230,20 @@ def test_an_interrupted_cell_does_not_count(cfg, tmp_path):
     (tmp_path / "broken.json").write_text('{"system": "nai')
     with pytest.raises(InputError, match="not readable as a cell"):
         read_cells(tmp_path)
+
+
+def test_cells_in_two_processes_are_those_of_one(cfg, tmp_path, capfd):
+    cells = [Cell("naive", replace_fields(cfg, epochs_seg=1, epochs_det=1, epochs_cls=1, seed=seed)) for seed in (0, 1)]
+    alone = read_cell(run_cell(cells[0], tmp_path / "one", lambda *_: None))
+    paths = run_cells(cells, tmp_path / "two", 2, pictures=True)
+    assert [p.stem for p in paths] == [c.name for c in cells] and "seed1: finished in" in capfd.readouterr().out
+    beside = read_cell(paths[0])
+    assert beside["metrics"] == alone["metrics"] and beside["matrix"] == alone["matrix"]
+    assert len([*(tmp_path / "two" / "figures").glob("*.png")]) == 6, "best and worst of each task"
+    lost = Cell("naive", replace_fields(cells[0].cfg, weights=str(tmp_path / "gone.pt"), seed=2))
+    with pytest.raises(InputError, match="gone.pt"):
+        run_cells([lost, *cells], tmp_path / "two", 2)
+    assert [read_cell(p)["seed"] for p in paths] == [0, 1], "what is finished stays"
 
 
 def test_other_settings_are_refused(cfg, tmp_path):
