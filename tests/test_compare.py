@@ -7,7 +7,9 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -72,6 +74,28 @@ def test_scores_by_hand():
     assert found["forgetting"] == pytest.approx({"mIoU": 0.6 - 0.4, "AP": 0.2 - 0.1}), "from the best, not from the own stage"
     assert found["max_forgetting"] == pytest.approx(0.2)
     assert found["delta_p"] == pytest.approx(((0.4 - 0.5) / 0.5 + (0.1 - 0.4) / 0.4 + (0.9 - 0.6) / 0.6) / 3)
+
+
+def test_each_class_counts_its_own_images():
+    "Ten images of x, of which two are taken for y; none of y, so there is no accuracy to tell."
+    assert compare.class_values(evidence(8)) == {"cls": {"x": {"value": 0.8, "count": 10}, "y": {"value": None, "count": 0}}}
+
+
+def test_best_come_first_and_worst_last(monkeypatch):
+    "A toy learner; the evidence is a committed cell's."
+    cells = read_cells(ROOT / "benchmarks/results/quality")
+    cell = next(c for c in cells if c["system"] == "progressive_kd" and c["fold"] is None)
+    sets = {t: SimpleNamespace(records=[*range(len(e["images"]))]) for t, e in cell["evidence"].items()}
+    learner = SimpleNamespace(net=torch.nn.Identity(), tasks={}, val_sets=sets, device="cpu",
+                              cfg=SimpleNamespace(data=SimpleNamespace(size=256)))
+    monkeypatch.setattr(compare, "predict_image", lambda net, tasks, record, *_: {"record": record})
+    monkeypatch.setattr(compare, "show_predictions", lambda items, classes: items)
+    for task, items in compare.best_and_worst(learner, cell["evidence"], SimpleNamespace(classes={})).items():
+        quality = compare.image_quality(cell["evidence"], task)
+        words, values = zip(*((word, float(value)) for word, value in (i["title"].split(": ") for i in items)))
+        assert words == ("best", "best", "worst", "worst") and values == (*sorted(values, reverse=True),), task
+        assert abs(values[0] - np.nanmax(quality)) < 0.01 and abs(values[-1] - np.nanmin(quality)) < 0.01
+        assert [round(quality[i["record"]], 2) for i in items] == [*values], "the picture is that of the figure"
 
 
 def test_both_readings_of_five_percent():
