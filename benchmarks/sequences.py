@@ -1,11 +1,11 @@
-"""Try what keeps the earlier tasks, on splits made from the training images alone; val is never read.
+"""Try what keeps the earlier tasks, and what the recipe is made of, on splits of the training images alone; val is never read.
 
     python benchmarks/sequences.py --data-root D --weights W [--trials default,faster,...] [--folds 0,1] [key=value ...]
 
 The training images of every task are dealt to the four quarters of benchmarks/search.py. A quarter is held out while our network
-learns all three tasks, one after the other, from the rest. A trial is the default with the settings of TRIALS; a line for each
-fold is appended to benchmarks/results/sequence-search.jsonl: the score matrix on the held-out images, and what it was made from.
-What is there is not run again.
+learns all three tasks, one after the other, from the rest. A trial is the default with the settings of TRIALS, or with the
+step of the views that VIEWS names left out; a line for each fold is appended to benchmarks/results/sequence-search.jsonl: the
+score matrix on the held-out images, and what it was made from. What is there is not run again.
 
 `averaged` in a line holds the final scores of the same run when what earlier tasks own lies half way between their own stage's
 end and the last one (weight averaging as in WiSE-FT, arXiv 2109.01903, for the part of the network that may forget).
@@ -13,12 +13,15 @@ end and the last one (weight averaging as in WiSE-FT, arXiv 2109.01903, for the 
 import argparse
 import sys
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 
 from search import add_lines, inner_minis, is_done, parse_folds, some_of
+from unified_onehead import augment
 from unified_onehead.cli import exit_code, run_config
 from unified_onehead.compare import Cell, make_learner, run_sequence, scores_of, settings_of, settled, shown_config, take_evidence
 from unified_onehead.config import METRICS, TASKS, replace_fields
@@ -37,6 +40,23 @@ TRIALS = {
     "faster": {"old_rate": 0.1},
     "fast": {"old_rate": 0.3},
     "fast without distillation": {"old_rate": 0.3, "kd": 0.0},
+    # the recipe
+    "no averaging": {"ema": 0.0},
+    "longer averaging": {"ema": 0.997},
+    "boxes twice": {"box": 4.0},
+    "confidence twice": {"conf": 2.0},
+    "classes twice": {"det_cls": 2.0},
+    "no label smoothing": {"smoothing": 0.0},
+    "no zoom": {"zoom_min": 1.0, "zoom_max": 1.0},
+    "half the zoom": {"zoom_min": 0.7, "zoom_max": 1.4},
+    "192 px": {"size": 192},
+    "320 px": {"size": 320},
+    "no colour": {},
+    "no mirror images": {},
+}
+VIEWS = {  # trial -> a function of the page 06_augment, and what stands in for it
+    "no colour": ("jitter_colour", lambda image, generator: image),
+    "no mirror images": ("flip", lambda sample: sample),
 }
 
 
@@ -76,9 +96,17 @@ def run_trial(cfg, minis, say, store) -> dict:
             "kept_views": made["kept_views"], "device": made["device"]}
 
 
+def store_for(stores: dict, name: str, cfg) -> dict:
+    "Trunk outputs that trials of the same views share. Beside the first views only the last ones stay in memory."
+    key = cfg.data.size, cfg.train.zoom_min, cfg.train.zoom_max, name if name in VIEWS else ""
+    for other in [k for k in list(stores)[1:] if k != key]:
+        del stores[other]
+    return stores.setdefault(key, {})
+
+
 def search(names: list, folds: list, base, say=print) -> None:
-    "Run what is missing; views of the same image are shared between trials and folds."
-    minis, store = get_minis(base), {}
+    "Run what is missing; trials and folds share the views of an image where theirs are the same."
+    minis, stores = get_minis(base), {}
     for fold in folds:
         for name in names:
             cfg = settled(Cell("progressive_kd", replace_fields(base, **TRIALS[name])))
@@ -87,9 +115,11 @@ def search(names: list, folds: list, base, say=print) -> None:
             if is_done(SEARCH, trial):
                 say(f"{name}, fold {fold}: done before")
                 continue
-            row = {**trial, **run_trial(cfg, split(minis, fold, cfg), lambda text, n=name: say(f"{n}: {text}"), store)}
-            add_lines(SEARCH, [row])
-            say(f"{name}, fold {fold}: {row['matrix']}, averaged {row['averaged']}")
+            store = store_for(stores, name, cfg)
+            with mock.patch.object(augment, *VIEWS[name]) if name in VIEWS else nullcontext():
+                made = run_trial(cfg, split(minis, fold, cfg), lambda text, n=name: say(f"{n}: {text}"), store)
+            add_lines(SEARCH, [{**trial, **made}])
+            say(f"{name}, fold {fold}: {made['matrix']}, averaged {made['averaged']}")
 
 
 def run(args) -> None:

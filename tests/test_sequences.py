@@ -12,8 +12,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import sequences  # noqa: E402
 from search import FOLDS  # noqa: E402
 
+from unified_onehead import augment  # noqa: E402
 from unified_onehead.backbone import build_backbone  # noqa: E402
 from unified_onehead.config import METRICS, TASKS, preset, replace_fields  # noqa: E402
+from unified_onehead.data import Sample  # noqa: E402
 from unified_onehead.net import OneHead  # noqa: E402
 from unified_onehead.sources import read_minis  # noqa: E402
 from unified_onehead.strategies import owned_entries  # noqa: E402
@@ -87,3 +89,36 @@ def test_what_is_there_is_not_run_again(root, tmp_path, monkeypatch, capsys):
     lines = [json.loads(line) for line in sequences.SEARCH.read_text().splitlines()]
     assert [(r["name"], r["fold"]) for r in lines] == [(n, f) for f in (0, 1) for n in ("default", "no distillation")] * 2
     assert sequences.main([*words, "--folds", "4"]) == 2 and sequences.main([*words, "--trials", "magic"]) == 2 and len(ran) == 8
+
+
+def test_a_trial_of_other_views_draws_them_and_shares_none(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(sequences, "SEARCH", tmp_path / "search.jsonl")
+    square = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    none = torch.zeros(0, dtype=torch.long)
+    sample, seen = Sample(square, "det", torch.zeros(0, 4), none, none.bool()), []
+
+    def run_trial(cfg, minis, say, store):
+        plain = torch.Generator()
+        images = torch.stack([augment.augment(sample, 32, (1.0, 1.0), plain.manual_seed(k)).image for k in range(8)])
+        seen.append((images, len(store), (cfg.train.zoom_min, cfg.train.zoom_max)))
+        store[len(store)] = "a view"
+        return {"matrix": {}, "averaged": {}}
+
+    monkeypatch.setattr(sequences, "run_trial", run_trial)
+    names = "default,no colour,no mirror images,boxes twice,half the zoom,no zoom"
+    words = ["--data-root", str(root), "--weights", "none", "--preset", "smoke", "--folds", "0", "--trials", names]
+    assert sequences.main(words) == 0
+    usual, grey, straight, twice, half, still = seen
+    assert [kept for _, kept, _ in seen] == [0, 0, 0, 1, 0, 0], "the fourth goes on with the first one's"
+    assert torch.equal(usual[0], twice[0]) and half[2] == (0.7, 1.4) and still[2] == (1.0, 1.0)
+    both = [square, square.flip(-1)]  # all that a view is when it is neither scaled nor coloured
+    assert all(any(torch.equal(i, whole) for whole in both) for i in grey[0]) and len(grey[0].unique(dim=0)) == 2
+    near = [[(i.float() - whole).abs().mean() for whole in both] for i in straight[0]]
+    assert all(0 < a < b for a, b in near), "coloured, and never mirrored"
+    assert not all(a < b for a, b in ([(i.float() - whole).abs().mean() for whole in both] for i in usual[0]))
+
+
+def test_only_the_first_views_and_the_last_stay_in_memory(cfg):
+    stores, sizes = {}, (256, 192, 256, 320)
+    found = [sequences.store_for(stores, "default", replace_fields(cfg, size=size)) for size in sizes]
+    assert found[0] is found[2] and [key[0] for key in stores] == [256, 320]
