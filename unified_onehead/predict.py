@@ -46,8 +46,8 @@ def judge_labels(
     seen = set().union(*(mask_values(dataset.sample(i), len(task.classes)) for i in range(len(dataset))))
     if not len(dataset):
         return "val has no image"
-    if task.name == "seg" and seen == {IGNORE}:
-        return f"the masks of val hold nothing but {IGNORE}, 'ignore'"
+    if task.name == "seg" and seen <= {0, IGNORE}:
+        return f"no mask of val shows a class; all is background or 'ignore' ({IGNORE})"
     if task.name == "det" and all(crowd for record in dataset.records for crowd in record.crowd):
         return f"val has no box of {', '.join(task.classes)} (crowds do not count)"
     return ""
