@@ -24,7 +24,7 @@ from search import add_lines, inner_minis, is_done, parse_folds, some_of
 from unified_onehead import augment
 from unified_onehead.cli import exit_code, run_config
 from unified_onehead.compare import Cell, make_learner, run_sequence, scores_of, settings_of, settled, shown_config, take_evidence
-from unified_onehead.config import METRICS, TASKS, replace_fields
+from unified_onehead.config import METRICS, TASKS, InputError, replace_fields
 from unified_onehead.stages import get_minis
 from unified_onehead.strategies import owned_entries
 
@@ -126,6 +126,8 @@ def run(args) -> None:
     "Run the trials on the folds that are asked for."
     names, folds = some_of("--trials", args.trials, TRIALS), parse_folds(args.folds)
     cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
+    if cfg.data.workers and {*names} & {*VIEWS}:  # a worker imports its own functions, and would draw the usual views
+        raise InputError(f"workers={cfg.data.workers}: {', '.join(n for n in names if n in VIEWS)} needs workers=0.")
     search(names, folds, cfg, lambda text: print(text, flush=True))
 
 

@@ -47,10 +47,9 @@ trains the row's three seeds beside the committed ones and compares every score;
 for our recipe on splits of the training images (`benchmarks/search.py`), `results/diagnosis/` the suspected causes of the
 original's failure, one at a time (`benchmarks/diagnosis.py`), `results/agreement/` what boxes gain by asking the mask
 (`benchmarks/agreement.py`), `results/first_box/` the detection specialist as its library starts it, `results/prepared/` cells
-on a set that `unified-onehead data prepare` made. `results/sequence-search.jsonl` is what keeps earlier tasks, tried on a
-fold of the training images (`benchmarks/sequences.py`), `results/specialists-search.jsonl` what was tried there for the
-specialists of detection and classification (`benchmarks/specialists.py`).
-The specialists' recipes are starting points from common practice.
+on a set that `unified-onehead data prepare` made. `results/sequence-search.jsonl` is what keeps earlier tasks, and what the
+recipe is made of, tried on folds of the training images (`benchmarks/sequences.py`), `results/specialists-search.jsonl` what was
+tried there for the specialists (`benchmarks/specialists.py`), whose recipes are starting points from common practice.
 """
 
 

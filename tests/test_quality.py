@@ -138,6 +138,17 @@ def frozen_backbone(name):
     return freeze(build_backbone(name)[0], 8)
 
 
+@pytest.mark.parametrize("words, mentions", [
+    (["--tasks", "seg,all"], "--tasks seg,all: some of seg,det,cls, joined by commas"),
+    (["--folds", "0,4"], "--folds 0,4: some of 0,1,2,3, joined by commas"),
+    (["--tasks", "cls,cls"], "--tasks cls,cls: names cls more than once"),
+])
+def test_a_specialists_search_refuses_before_it_trains(specialists, root, capsys, monkeypatch, words, mentions):
+    monkeypatch.setattr(specialists, "run_specialist", lambda *_: pytest.fail("it was trained"))
+    assert specialists.main(["--data-root", str(root), "--weights", "none", "--preset", "smoke", *words]) == 2
+    assert mentions in capsys.readouterr().err
+
+
 def test_a_specialist_of_another_recipe_is_stale(specialists, command, root, monkeypatch):
     cell = Cell("specialist_cls", replace_fields(preset("smoke"), root=str(root)))
     recipe = dict(specialists.RECIPES["cls"])

@@ -88,7 +88,14 @@ def test_what_is_there_is_not_run_again(root, tmp_path, monkeypatch, capsys):
     assert sequences.main([*words, "lr=0.1"]) == 0 and len(ran) == 8, "other settings are another trial"
     lines = [json.loads(line) for line in sequences.SEARCH.read_text().splitlines()]
     assert [(r["name"], r["fold"]) for r in lines] == [(n, f) for f in (0, 1) for n in ("default", "no distillation")] * 2
-    assert sequences.main([*words, "--folds", "4"]) == 2 and sequences.main([*words, "--trials", "magic"]) == 2 and len(ran) == 8
+    for more, mentions in (
+        (["--folds", "4"], "--folds 4: some of 0,1,2,3, joined by commas"),
+        (["--trials", "magic"], "--trials magic: some of default,no distillation,"),
+        (["--trials", "default,default"], "--trials default,default: names default more than once"),
+        (["--trials", "no colour", "workers=2"], "workers=2: no colour needs workers=0"),
+    ):
+        assert sequences.main([*words, *more]) == 2 and mentions in capsys.readouterr().err
+    assert len(ran) == 8
 
 
 def test_a_trial_of_other_views_draws_them_and_shares_none(root, tmp_path, monkeypatch):
