@@ -120,9 +120,12 @@ def test_a_trial_of_other_views_draws_them_and_shares_none(root, tmp_path, monke
     assert torch.equal(usual[0], twice[0]) and half[2] == (0.7, 1.4) and still[2] == (1.0, 1.0)
     both = [square, square.flip(-1)]  # all that a view is when it is neither scaled nor coloured
     assert all(any(torch.equal(i, whole) for whole in both) for i in grey[0]) and len(grey[0].unique(dim=0)) == 2
-    near = [[(i.float() - whole).abs().mean() for whole in both] for i in straight[0]]
-    assert all(0 < a < b for a, b in near), "coloured, and never mirrored"
-    assert not all(a < b for a, b in ([(i.float() - whole).abs().mean() for whole in both] for i in usual[0]))
+
+    def unmirrored(images):
+        return [0 < a < b for a, b in ([(i.float() - whole).abs().mean() for whole in both] for i in images)]
+
+    assert all(unmirrored(straight[0])), "coloured, and never mirrored"
+    assert not all(unmirrored(usual[0]))
 
 
 def test_only_the_first_views_and_the_last_stay_in_memory(cfg):
