@@ -35,10 +35,12 @@ and Tiny-ImageNet, far below ImageNet's own, which were not run. The pictures of
 set, of val as of train (Imagenette is a part of it): features learned there have seen them, so Top-1 from them is no measure
 of new pictures.
 
-Any row again (`ls results/quality` shows the names; the extra `bench` installs what the specialists need). The first command
-trains the row's three seeds beside the committed ones and compares every score; the second puts the new ones in their place:
+Any row again, by who has the start weights and `course_minis` (neither can be fetched from here; with other files the commands
+make a table of your own, in another folder: `--out`). `ls results/quality` shows the names; the extra `bench` installs what the
+specialists need. The first command trains the row's three seeds beside the committed ones and compares every score; the second
+puts the new ones in their place:
 
-    pip install -e .[bench]
+    pip install -e ".[bench]"
     python benchmarks/quality.py 'progressive_kd-mobilenet_v2-*-seed?' --verify --data-root DATA --weights-dir WEIGHTS threads=1
     python benchmarks/quality.py 'progressive_kd-mobilenet_v2-*-seed?' --redo --data-root DATA --weights-dir WEIGHTS threads=1
     python benchmarks/tables.py
@@ -107,7 +109,9 @@ def render(cells: list, made_from: str, resamples: int = RESAMPLES) -> str:
         return f"{HEAD}\nNo cell is finished yet.\n"
     trio = trio_table(cells)
     readings, again = readings_table(read_records(RECORDS)), verified_table()
-    parts = [HEAD, f"## One network against three specialists\n\n{trio}\n" if trio else "", render_page(cells, resamples),
+    starts = {c["weights"]["name"]: c["weights"]["sha256"] for c in cells}
+    known = "Start weights by sha256: " + ", ".join(f"`{name}` {sha}" for name, sha in sorted(starts.items())) + ".\n"
+    parts = [HEAD, known, f"## One network against three specialists\n\n{trio}\n" if trio else "", render_page(cells, resamples),
              f"## Boxes alone, and boxes that ask\n\n{READINGS_SAY}\n\n{readings}\n" if readings else "",
              f"## Made again\n\n{AGAIN_SAYS}\n\n{again}\n" if again else "",
              f"<!-- cells: {made_from} -->"]

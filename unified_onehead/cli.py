@@ -61,9 +61,10 @@ def do_run(args: argparse.Namespace) -> int:  # exit code
 
 def settings_help() -> str:
     "Every setting with its default, and what each preset changes, for the end of `run --help`."
-    lines = ["settings, written key=value, with their defaults:"]
-    lines += [f"  {group}.{key}={value}" for key, (group, _, value) in field_table().items()]
-    lines += ["", "presets, each with what it changes:"]
+    lines = ["settings, written key=value, with their defaults before the preset; the page nbs/00_config.ipynb explains them:"]
+    lines += [f"  {group}.{key}={value}" for key, (group, _, value) in field_table().items()
+              if key != "preset"]  # --preset sets it
+    lines += ["", "presets, each with what it sets:"]
     lines += [f"  {name}: " + " ".join(f"{k}={v}" for k, v in change.items()) for name, change in PRESETS.items()]
     return "\n".join(lines)
 
@@ -81,7 +82,8 @@ def add_run(commands) -> None:
         help=f"folder with the three minis (default: synthetic minis, made in {default.data.synthetic_dir})")
     add("--preset", choices=list(PRESETS), help="where to start (default: synthetic, or cpu with --data-root)")
     add("--weights", metavar="W", help=f"backbone weights: imagenet, none or a file (default: {default.net.weights})")
-    add("--strategy", metavar="S", help=f"what keeps the earlier tasks (default: {default.distill.strategy})")
+    add("--strategy", metavar="S", help="what keeps the earlier tasks: naive, frozen, ewc, lwf, replay, isolation or "
+        f"progressive_kd (default: {default.distill.strategy})")
     add("--seed", type=int, help=f"seeds weights, order and augmentation (default: {default.run.seed})")
     add("--device", help=f"auto, cpu, cuda or mps (default: {default.run.device})")
     add("--out", metavar="DIR", help="folder for the model, the logs and the report (default: a new one under runs/)")
@@ -258,7 +260,7 @@ def parse_seeds(
 
 
 def do_compare(args: argparse.Namespace) -> int:  # exit code
-    "Train strategies x seeds, each in its own resumable run, and write one table and figures of all of them."
+    "Train strategies x seeds and write a table and figures; a finished one is not run again, an interrupted one begins anew."
     cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights, device=args.device)
     seeds, names = parse_seeds(args.seeds), [part.strip() for part in args.strategies.split(",") if part.strip()]
     from unified_onehead.compare import SYSTEMS, run_comparison
@@ -290,7 +292,7 @@ def build_parser() -> argparse.ArgumentParser:
     "The parser of `unified-onehead`, without importing torch."
     parser = argparse.ArgumentParser(
         prog="unified-onehead",
-        description="One small network with one head: three tasks, learnt one after the other without forgetting.")
+        description="One small network with one head: three tasks, learnt one after the other, and what it forgot is measured.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="run | eval | compare | data")
     for add in (add_run, add_eval, add_compare, add_data):
