@@ -82,8 +82,8 @@ def add_run(commands) -> None:
         help=f"folder with the three minis (default: synthetic minis, made in {default.data.synthetic_dir})")
     add("--preset", choices=list(PRESETS), help="where to start (default: synthetic, or cpu with --data-root)")
     add("--weights", metavar="W", help=f"backbone weights: imagenet, none or a file (default: {default.net.weights})")
-    add("--strategy", metavar="S", help="what keeps the earlier tasks: naive, frozen, ewc, lwf, replay, isolation or "
-        f"progressive_kd (default: {default.distill.strategy})")
+    add("--strategy", metavar="S", help="what keeps the earlier tasks: naive, frozen, ewc, lwf, replay, isolation, "
+        f"progressive_kd, or joint, all tasks at once (default: {default.distill.strategy})")
     add("--seed", type=int, help=f"seeds weights, order and augmentation (default: {default.run.seed})")
     add("--device", help=f"auto, cpu, cuda or mps (default: {default.run.device})")
     add("--out", metavar="DIR", help="folder for the model, the logs and the report (default: a new one under runs/)")
