@@ -108,10 +108,10 @@ class ViewDataset(Dataset):
         generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big"))
         return augment(self.datasets[task].sample(index), self.size, self.zoom, generator, self.least)
 
-    def name(self, key: "tuple[str, int, int]") -> tuple:  # image file, view, canvas, zoom, seed
-        "What a view is, whatever its image's index: the same name is the same pixels."
-        task, index, view = key
-        return str(self.datasets[task].records[index].path), view, self.size, self.zoom, self.seed
+    def name(self, key: "tuple[str, int, int]") -> tuple:  # image file, view, canvas, zoom, seed, task
+        "What a view is, whatever its image's index: the same name is the same pixels and labels."
+        task, index, view = key  # two tasks may label one image
+        return str(self.datasets[task].records[index].path), view, self.size, self.zoom, self.seed, task
 
 
 class LetterboxDataset(Dataset):

@@ -226,6 +226,8 @@ def make_optimizer(learner: Learner, total: int, stage: int) -> tuple:  # optimi
     "What a stage of `total` steps needs."
     cfg = learner.cfg.train
     learner.accelerator.free_memory()  # it holds on to the optimiser of the stage before
+    if (scaler := learner.accelerator.scaler) is not None:  # fp16; its scale is in no checkpoint, so every stage begins anew
+        scaler.load_state_dict(torch.amp.GradScaler(learner.device.type).state_dict())
     optimizer = torch.optim.AdamW(parameter_groups(learner.net, learner.cfg, stage))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate_factor(i, total, cfg.warmup))
     decay = min(cfg.ema, max(0.0, 1 - 10 / total))  # a short stage needs a short memory
@@ -241,10 +243,12 @@ def make_feed(learner: Learner) -> Feed:
 
 
 def forget_views(learner: Learner) -> None:
-    "Drop the kept views that later stages do not need: all but those of stored images."
+    """Drop a stage's kept views.
+
+    Those of stored images, too: a run that goes on after a disconnect computes them anew, in batches of another size, where
+    convolutions round otherwise, and both must reach the same numbers."""
     if not learner.shared:
-        stored = {learner.views.name((t, i, 0))[0] for t, kept in learner.strategy.memory.kept.items() for i in kept}
-        learner.store = {name: view for name, view in learner.store.items() if name[0] in stored}
+        learner.store = {}
 
 # %% ../nbs/15_learner.ipynb #274f4653
 def shown_images(plan: list) -> "dict[str, set[int]]":  # task -> indices of training images

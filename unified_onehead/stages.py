@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SYNTHETIC_SEED', 'ROOM', 'OWNER', 'FRESH', 'get_minis', 'data_digest', 'data_bytes', 'data_facts', 'what_is_in',
-           'open_folder', 'numbered', 'next_name', 'write_json', 'is_running', 'claimed', 'measure_latency', 'versions',
-           'RunLog', 'read_log', 'keep_checkpoint', 'run_stages', 'first_readable', 'changes', 'check_same_run',
-           'restore', 'single_task_runs', 'run_assignment', 'not_saved', 'run_or_resume', 'doubt', 'describe_start',
-           'keep_finished', 'check_images', 'reproduces', 'collect', 'floors', 'predict_image', 'finish']
+           'open_folder', 'numbered', 'next_name', 'write_json', 'own_mark', 'is_running', 'claimed', 'measure_latency',
+           'versions', 'RunLog', 'read_log', 'keep_checkpoint', 'run_stages', 'first_readable', 'changes',
+           'check_same_run', 'restore', 'single_task_runs', 'run_assignment', 'not_saved', 'run_or_resume', 'doubt',
+           'describe_start', 'keep_finished', 'check_images', 'reproduces', 'collect', 'floors', 'predict_image',
+           'finish']
 
 # %% ../nbs/17_stages.ipynb #20a71f46
 import contextlib
@@ -25,6 +26,7 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import torch
 
 from .config import (
@@ -83,7 +85,7 @@ OWNER = "owner.json"  # in a run's folder while a process writes there
 def what_is_in(folder: Path) -> "tuple[bool, bool]":  # whether anything is there; whether that is a run's or nothing
     "What stands against writing to a folder."
     left = (folder / "figures", folder / OWNER)  # all that a start refused later leaves behind
-    taken = any(p not in left for p in folder.rglob("*"))
+    taken = any(p not in left and not p.name.startswith(".") for p in folder.rglob("*"))  # .NAME.new: a write that was cut
     return taken, not taken or any((folder / name).exists() for name in ("log.jsonl", "stage1.pt"))  # either may be lost
 
 
@@ -130,18 +132,23 @@ def write_json(path: Path, value) -> None:
 FRESH = 300  # seconds; an epoch takes less on the device that a preset is for
 
 
-def is_running(mark: dict) -> bool:  # host, pid, time
+def own_mark() -> dict:  # host, pid, started, time
+    "What this process leaves in a folder: who it is, and when it was last seen."
+    return {"host": platform.node(), "pid": os.getpid(), "started": psutil.Process().create_time(), "time": time.time()}
+
+
+def is_running(mark: dict) -> bool:  # host, pid, started, time
     "Whether the process that left a mark in a folder is still at it; of another machine its last sign of life tells."
-    if time.time() - mark["time"] > FRESH or (mark["host"], mark["pid"]) == (platform.node(), os.getpid()):
+    fresh = time.time() - mark["time"] <= FRESH
+    if mark["host"] != platform.node():
+        return fresh
+    if mark["pid"] == os.getpid():
         return False
-    if mark["host"] == platform.node() and os.name == "posix":  # elsewhere this call would end that process
-        try:
-            os.kill(mark["pid"], 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass  # somebody else's, and alive
-    return True
+    try:
+        started = psutil.Process(mark["pid"]).create_time()
+    except psutil.NoSuchProcess:
+        return False
+    return fresh or abs(started - mark.get("started", 0)) < 60  # a laptop that slept; an old number may be another's by now
 
 
 @contextlib.contextmanager
@@ -159,14 +166,16 @@ def claimed(folder: Path):
 
     def renew():
         with contextlib.suppress(OSError):  # the log, which is written at the same time, says so
-            replace_file(path, json.dumps({"host": platform.node(), "pid": os.getpid(), "time": time.time()}))
+            replace_file(path, json.dumps(own_mark()))
 
     renew()
     try:
         yield renew
     finally:
-        with contextlib.suppress(OSError):  # a mark that stays counts for FRESH seconds; what the run made is not lost for it
-            path.unlink()
+        with contextlib.suppress(OSError, ValueError):  # a mark that stays counts for FRESH seconds; what the run made is not lost
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if (found["host"], found["pid"]) == (platform.node(), os.getpid()):  # somebody else's stays
+                path.unlink()
 
 # %% ../nbs/17_stages.ipynb #9023268b
 @torch.no_grad()
@@ -179,14 +188,12 @@ def measure_latency(
     "Median time of one forward pass of one image."
     net.eval()
     x = torch.randn(1, 3, size, size, device=device).to(memory_format=torch.channels_last)
-    times = []
+    times, wait = [], getattr(torch, device.type).synchronize  # cpu's does nothing; cuda's and mps' wait for what was only queued
     for _ in range(repeats + 3):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        wait()
         start = time.perf_counter()
         net(x)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        wait()
         times.append(1000 * (time.perf_counter() - start))
     return statistics.median(times[3:])
 
