@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['SYSTEMS', 'SPOKEN', 'SCORES', 'FOLDS', 'NOTES', 'GRID', 'READ', 'RESAMPLES', 'RUNNERS', 'ELSEWHERE', 'OURS_ALONE',
-           'CODE', 'NOTES_ON_TABLES', 'Cell', 'assign_folds', 'fold_minis', 'image_name', 'SegmentationNotes',
-           'two_answers', 'ClassificationNotes', 'DetectionNotes', 'take_evidence', 'summed_ious', 'seg_scores',
-           'cls_scores', 'mean_known', 'class_curve', 'det_scores', 'mean_classes', 'scores_of', 'resampled',
-           'interval', 'bootstrap', 'pool', 'shared_views', 'make_learner', 'forward_macs', 'facts', 'run_sequence',
-           'run_single', 'shown_config', 'settled', 'settings_of', 'differences', 'finished', 'read_cell', 'read_cells',
-           'code_digest', 'class_values', 'cell_record', 'cell_text', 'run_cell', 'run_cells', 'Row', 'unlike',
-           'check_alike', 'check_folder', 'rows_of', 'spread', 'mean_matrix', 'summary', 'mean_scores', 'five_percent',
-           'whole_minutes', 'images_shown', 'behind', 'quality_table', 'interval_table', 'lead_table', 'sequences',
-           'transfer_table', 'runs_of', 'verdict_cells', 'forgetting_table', 'matrix_table', 'page_sections',
-           'render_page', 'plot_retention', 'plot_classes', 'plot_precision_recall', 'plot_confusion', 'image_quality',
-           'best_and_worst', 'comparison_cells', 'draw_cells', 'run_comparison']
+           'CODE', 'NOTES_ON_TABLES', 'DECIDED', 'Cell', 'assign_folds', 'fold_minis', 'image_name',
+           'SegmentationNotes', 'two_answers', 'ClassificationNotes', 'DetectionNotes', 'take_evidence', 'summed_ious',
+           'seg_scores', 'cls_scores', 'mean_known', 'class_curve', 'det_scores', 'mean_classes', 'scores_of',
+           'resampled', 'interval', 'bootstrap', 'pool', 'shared_views', 'make_learner', 'forward_macs', 'facts',
+           'run_sequence', 'run_single', 'shown_config', 'settled', 'settings_of', 'differences', 'finished',
+           'read_cell', 'read_cells', 'code_digest', 'class_values', 'cell_record', 'cell_text', 'run_cell',
+           'run_cells', 'Row', 'unlike', 'check_alike', 'check_folder', 'rows_of', 'spread', 'mean_matrix', 'summary',
+           'mean_scores', 'five_percent', 'whole_minutes', 'images_shown', 'behind', 'quality_table', 'interval_table',
+           'lead_table', 'sequences', 'transfer_table', 'runs_of', 'verdict_cells', 'forgetting_table', 'matrix_table',
+           'page_sections', 'render_page', 'plot_retention', 'plot_classes', 'plot_precision_recall', 'plot_confusion',
+           'image_quality', 'best_and_worst', 'refuse_decided', 'comparison_cells', 'draw_cells', 'run_comparison']
 
 # %% ../nbs/19_compare.ipynb #41114f75
 import hashlib
@@ -40,7 +40,7 @@ from matplotlib.axes import Axes
 import unified_onehead
 from .config import (
     BOXES_ALONE, MACHINE, METRICS, TASKS, TASK_TITLES, Config, DistillConfig, InputError,
-    LossConfig, replace_fields, seed_everything, to_dict)
+    LossConfig, field_table, replace_fields, seed_everything, to_dict)
 from .backbone import file_sha256
 from .data import Minis
 from .learner import BorrowedMasks, Learner, device_name, evaluate, fit_stage, save_model
@@ -627,7 +627,8 @@ def run_cell(
     def show(learner, evidence):
         drawn.update(best_and_worst(learner, evidence, minis))
 
-    write_atomic(path.with_name(".writable"), "").unlink()  # refused before an hour of training
+    probe = path.with_name(f".{cell.name}-{os.getpid()}.writable")  # cells that begin together write none of each other's files
+    write_atomic(probe, "").unlink()  # refused before an hour of training
     started, more = time.perf_counter(), {} if store is None else {"store": store}
     if networks:
         more["keep"] = Path(networks) / cell.name
@@ -769,10 +770,13 @@ def spread(values: list) -> str:  # "0.4010 ± 0.0123 (3)"
 
 # %% ../nbs/19_compare.ipynb #d75c59b1
 def mean_matrix(cells: list) -> dict:  # stage -> score -> mean
-    "The mean of the cells' matrices."
-    first = cells[0]["matrix"]
-    return {s: {m: sum(c["matrix"][s][m] for c in cells) / len(cells) for m in row if first[s][m] is not None}
-            for s, row in first.items()}
+    "The mean of the cells' matrices. A cell in which a score is None has no part in its mean; what all lack is left out."
+    mean = {}
+    for stage in dict.fromkeys(s for c in cells for s in c["matrix"]):
+        rows = [c["matrix"].get(stage, {}) for c in cells]
+        known = {m: [r[m] for r in rows if r.get(m) is not None] for m in dict.fromkeys(m for r in rows for m in r)}
+        mean[stage] = {m: sum(v) / len(v) for m, v in known.items() if v}
+    return mean
 
 
 def summary(cells: list, alone: "dict[str, float] | None" = None) -> dict:  # ScoreMatrix.summary, and delta_p
@@ -1083,6 +1087,20 @@ def best_and_worst(learner: Learner, evidence: dict, minis: Minis, count: int = 
     return figures
 
 # %% ../nbs/19_compare.ipynb #14429060
+DECIDED = {  # what a comparison sets in every cell -> what to write in place of the setting
+    "seed": "--seeds N,M", "strategy": "--strategies A,B", "single_task": "--strategies single"}
+
+
+def refuse_decided(
+    settings: "list[str]",  # as typed, key=value or group.key=value
+    decided: "dict[str, str]" = DECIDED,  # key -> what to write in its place
+) -> None:
+    "Raises InputError for a setting that the command would set itself, cell by cell."
+    for key in (word.partition("=")[0] for word in settings):
+        if key.rpartition(".")[2] in decided:
+            raise InputError(f"{key}=...: every cell has its own; write {decided[key.rpartition('.')[2]]}.")
+
+
 def comparison_cells(
     cfg: Config,  # its seed and strategy are replaced
     systems: "list[str]",  # of SYSTEMS
@@ -1120,7 +1138,10 @@ def draw_cells(cells: list, folder: Path) -> None:
 
 
 def run_comparison(cfg: Config, systems, seeds, out: str, folds: bool = False, jobs: int = 1, say=print) -> Path:  # table.md
-    "Run what is missing, then write the tables and figures of every cell in the folder."
+    """Run what is missing, then write the tables and figures of every cell in the folder. Raises InputError before anything
+    trains: for names, seeds and data that cannot be, and where `cfg` names what every cell has of its own."""
+    asked, usual = field_table(cfg), field_table()  # no preset sets what DECIDED names
+    refuse_decided([f"{key}={asked[key][2]}" for key in DECIDED if asked[key][2] != usual[key][2]])
     cells = comparison_cells(cfg, systems, seeds, folds)
     make_strategy(settled(cells[0]))
     check_folder(cells, out)

@@ -172,7 +172,7 @@ def claimed(folder: Path):
     try:
         yield renew
     finally:
-        with contextlib.suppress(OSError, ValueError):  # a mark that stays counts for FRESH seconds; what the run made is not lost
+        with contextlib.suppress(OSError, ValueError):  # what the run made is not lost for a mark that stays
             found = json.loads(path.read_text(encoding="utf-8"))
             if (found["host"], found["pid"]) == (platform.node(), os.getpid()):  # somebody else's stays
                 path.unlink()
