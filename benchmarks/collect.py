@@ -6,7 +6,7 @@ stay behind.
 """
 import json
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from unified_onehead.cli import exit_code
 from unified_onehead.config import InputError
@@ -15,7 +15,8 @@ OUT = Path(__file__).resolve().parent / "results" / "runs"
 
 
 def last_part(text: str) -> str:
-    return Path(text).name if "/" in text else text
+    "What stands behind the last separator, of either kind."
+    return PureWindowsPath(text).name if "/" in text or "\\" in text else text
 
 
 def read(path: Path) -> str:

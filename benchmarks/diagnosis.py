@@ -179,7 +179,8 @@ def gradient_norms(
     norms = {}
     for name, loss in losses.items():
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
-        norms[name] = math.sqrt(sum(float(g.detach().double().square().sum()) for g in found if g is not None))
+        on_cpu = [g.detach().cpu() for g in found if g is not None]  # MPS has no doubles
+        norms[name] = math.sqrt(sum(float(g.double().square().sum()) for g in on_cpu))
     return norms
 
 

@@ -20,8 +20,8 @@ import tempfile
 from pathlib import Path
 
 from unified_onehead.cli import exit_code, parse_seeds, run_config
-from unified_onehead.compare import (FOLDS, RUNNERS, SYSTEMS, Cell, differences, fold_minis, read_cell, run_cell, settled,
-                                     shared_views)
+from unified_onehead.compare import (FOLDS, RUNNERS, SYSTEMS, Cell, differences, fold_minis, read_cell, refuse_decided, run_cell,
+                                     settled, shared_views)
 from unified_onehead.config import InputError
 from unified_onehead.report import write_atomic
 from unified_onehead.stages import get_minis
@@ -30,11 +30,16 @@ OUT = Path(__file__).resolve().parent / "results" / "quality"
 START = ("mobilenet_v2-imagenet-features.pt", "efficientnet-b0-distilled.pt")  # in --weights-dir; the first is the main row
 OURS = ("progressive_kd", "single")
 SAME = 1e-4  # scores of one seed on one machine
+DECIDED = {  # what the plan sets in every cell -> what to write in place of the setting
+    "seed": "--seeds N,M", "weights": "--weights-dir W", "strategy": "the names of cells, for example 'ewc-*'",
+    "single_task": "the names of cells, for example 'single-*'"}
 SPECIALISTS = ("specialist_seg", "specialist_det", "specialist_cls")
 
 
 def plan(data_root: str, weights_dir: str, seeds: list, preset: str, settings: list) -> "list[Cell]":
-    "Every cell of the campaign, in the order in which they should be run."
+    "Every cell of the campaign, in the order in which they should be run. Raises InputError for a setting that the plan decides."
+    refuse_decided(settings, DECIDED)
+
     def cells(systems, seeds, folds):
         return [Cell(system, run_config(data_root, preset, settings, weights=str(Path(weights_dir) / start), seed=seed), fold)
                 for fold in folds for seed in seeds for start in START for system in systems]

@@ -3,10 +3,11 @@
     python benchmarks/search.py NAME --task det --data-root D --weights W [--folds 0,1,2,3] [--note "why"] [key=value ...]
 
 The training images of one task are dealt to four folds by class; each fold in --folds is held out once while our network learns
-the task alone from the other three. A line for each is appended to benchmarks/results/recipe-search.jsonl: score and losses on
-the held-out images, losses on the training images, and what it was made from. What is there is not run again. `patch` in a line
-says that a trial changed code that was not kept, and how; those lines were written by this procedure with that change. A line
-with 0 seconds reads the trained network of another trial in another way; its losses are that trial's.
+the task alone from the other three. A line for each is appended to benchmarks/results/recipe-search.jsonl when its fold ends:
+score and losses on the held-out images, losses on the training images, and what it was made from. What is there is not run
+again, whatever ended the process. `patch` in a line says that a trial changed code that was not kept, and how; those lines were
+written by this procedure with that change. A line with 0 seconds reads the trained network of another trial in another way; its
+losses are that trial's.
 A fold has about 60 images: its AP moves by .02 from one seed to the next, its losses much less. With all four folds in one call
 every training image is judged once by a network that has not seen it, and the lines also hold `pooled`, the scores of all these
 judgements together. That is what to compare settings by: mIoU of all 240 moves by less than .01 from seed to seed. Judgements
@@ -14,6 +15,7 @@ are not kept, so only folds of one call are pooled: after some folds, or an inte
 """
 import argparse
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +86,18 @@ def add_lines(path: Path, rows: "list[dict]") -> None:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
+def add_pooled(path: Path, rows: "list[dict]", pooled: "dict[str, float]") -> None:
+    "Put `pooled` into lines that are there; the file is whole at any time."
+    new = {json.dumps(row): json.dumps({**row, "pooled": pooled}) for row in rows}
+    whole = path.with_name(f".{path.name}-{os.getpid()}.new")
+    while True:
+        size = path.stat().st_size
+        lines = path.read_text().splitlines()
+        whole.write_text("".join(f"{new.get(line, line)}\n" for line in lines))
+        if path.stat().st_size == size:  # or another search has added a line, which would be lost
+            return os.replace(whole, path)
+
+
 def is_done(path: Path, trial: dict) -> bool:
     "Whether a line says of itself all that identifies a trial."
     trial = json.loads(json.dumps(trial))  # tuples are lists there
@@ -127,27 +141,25 @@ def lines_of(args, cfg, fold: int, done: "list[dict]") -> "list[dict]":
 
 
 def run_folds(args, cfg, folds: "list[int]", done: "list[dict]") -> None:
-    "Run what is missing and append the lines; an interruption keeps those of finished folds."
+    "Run what is missing. A line is appended when its fold ends, so no end of the process loses it; `pooled` is added at the end."
     before = {fold: lines_of(args, cfg, fold, done) for fold in folds}  # refused before anything is trained
     rows, evidences, store = [], [], {}
-    try:
-        for fold in folds:
-            if before[fold]:
-                print(f"{args.name}, fold {fold}: done before")
-                continue
-            row, evidence = trial(args.name, args.task, cfg, fold, args.settings, args.note, store)
-            rows.append(row)
-            evidences.append(evidence)
-            print(f"{args.name}, fold {fold}: {row['scores']} held out {row['held_out']}   ({row['seconds']} s)", flush=True)
-        if len(rows) == FOLDS:
-            pooled = {k: round(v, 5) for k, v in scores_of(pool(evidences)).items()}
-            rows = [{**row, "pooled": pooled} for row in rows]
-            print(f"{args.name}, all folds pooled: {pooled}")
-        elif not all("pooled" in row for row in sum(before.values(), rows)):
-            print(f"{args.name}: not pooled, because this call trained {len(rows)} of {FOLDS} folds, and judgements of earlier "
-                  "calls are not kept. For pooled scores take another name and all folds.")
-    finally:
-        add_lines(SEARCH, rows)
+    for fold in folds:
+        if before[fold]:
+            print(f"{args.name}, fold {fold}: done before")
+            continue
+        row, evidence = trial(args.name, args.task, cfg, fold, args.settings, args.note, store)
+        add_lines(SEARCH, [row])
+        rows.append(row)
+        evidences.append(evidence)
+        print(f"{args.name}, fold {fold}: {row['scores']} held out {row['held_out']}   ({row['seconds']} s)", flush=True)
+    if len(rows) == FOLDS:
+        pooled = {k: round(v, 5) for k, v in scores_of(pool(evidences)).items()}
+        add_pooled(SEARCH, rows, pooled)
+        print(f"{args.name}, all folds pooled: {pooled}")
+    elif not all("pooled" in row for row in sum(before.values(), rows)):
+        print(f"{args.name}: not pooled, because this call trained {len(rows)} of {FOLDS} folds, and judgements of earlier "
+              "calls are not kept. For pooled scores take another name and all folds.")
 
 
 def run(args) -> None:

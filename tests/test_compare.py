@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ from unified_onehead.cli import main  # noqa: E402
 from unified_onehead.compare import Cell, read_cell, read_cells, rows_of, run_cell, run_cells  # noqa: E402
 from unified_onehead.config import InputError, preset, replace_fields  # noqa: E402
 from unified_onehead.learner import fit_stage, load_model  # noqa: E402
+from unified_onehead.report import write_atomic  # noqa: E402
 from unified_onehead.sources import find_mini  # noqa: E402
 from unified_onehead.synthetic import make_synthetic  # noqa: E402
 
@@ -270,6 +273,25 @@ def test_cells_in_two_processes_are_those_of_one(cfg, tmp_path, capfd):
     assert [read_cell(p)["seed"] for p in paths] == [0, 1], "what is finished stays"
 
 
+def test_cells_that_begin_together_do_not_meet(cfg, tmp_path, monkeypatch):
+    "Both have written before either removes what it wrote to see whether it can; in one process, as threads."
+    both = threading.Barrier(2, timeout=30)
+
+    def write(path, content):
+        write_atomic(path, content)
+        if not content:
+            both.wait()
+        return path
+
+    def run(seed):
+        return run_cell(Cell("naive", replace_fields(cfg, seed=seed)), tmp_path, lambda *_: None, {"naive": honest_runner([])})
+
+    monkeypatch.setattr(compare, "write_atomic", write)
+    with ThreadPoolExecutor(2) as threads:
+        paths = [*threads.map(run, (0, 1))]
+    assert sorted(tmp_path.iterdir()) == paths, "nothing else is left"
+
+
 def test_other_settings_are_refused(cfg, tmp_path):
     run_cell(Cell("naive", cfg), tmp_path, lambda *_: None, {"naive": runner(made(), [])})
     with pytest.raises(InputError, match="epochs_det: 1 in the file, 9 asked for"):
@@ -315,6 +337,9 @@ def test_pooling_needs_all_folds(cfg):
     (["--jobs", "0"], "jobs=0: must be at least 1"),
     (["--weights", "no_such.pt"], "no_such.pt: no such file"),
     (["epoch_det=3"], "nearest name is 'epochs_det'"),
+    (["seed=7"], "seed=...: every cell has its own; write --seeds N,M."),
+    (["strategy=ewc"], "strategy=...: every cell has its own; write --strategies A,B."),
+    (["run.single_task=true"], "single_task=...: every cell has its own; write --strategies single."),
 ])
 def test_the_command_refuses(words, mentions, cfg, tmp_path, capsys):
     code = main(["compare", "--preset", "smoke", "--data-root", cfg.data.root, "--out", str(tmp_path / "out"), *words])

@@ -58,6 +58,19 @@ def test_gradient_norms_by_hand():
     assert torch.equal(w.grad, x.expand(2, 2)), "the graph is still there for the step"
 
 
+def test_gradient_norms_of_a_device_without_doubles(monkeypatch):
+    "As on MPS: the gradient has to be on the CPU before it becomes double."
+    class OnDevice:
+        def detach(self): return self
+
+        def cpu(self): return torch.tensor([3.0, 4.0])
+
+        def double(self): raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    monkeypatch.setattr(torch.autograd, "grad", lambda *_, **__: (OnDevice(), None))
+    assert diagnosis.gradient_norms({"seg": torch.ones(1, requires_grad=True)}, []) == {"seg": 5.0}
+
+
 def test_parts_are_grouped_by_who_asks():
     parts = {"box": torch.tensor(1.0), "conf": torch.tensor(2.0), "det_cls": torch.tensor(3.0), "kd_seg": torch.tensor(4.0)}
     groups = diagnosis.grouped(parts, {"box": 2.0, "conf": 1.0, "det_cls": 0.5})

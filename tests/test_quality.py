@@ -118,6 +118,10 @@ def test_verify_trains_beside_the_cell_and_holds_every_score_against_it(command,
     ([NAME, "--verify"], f"{NAME}.json: is not there yet. Without --verify it is made."),
     ([NAME, "--verify", "--redo"], "--verify: keeps the old cells and takes names"),
     (["--all", "--redo"], "--redo: takes names"),
+    ([NAME, "seed=0"], "seed=...: every cell has its own; write --seeds N,M."),
+    (["--plan", "distill.strategy=ewc"], "distill.strategy=...: every cell has its own; write the names of cells"),
+    ([NAME, "single_task=true"], "single_task=...: every cell has its own; write the names of cells, for example 'single-*'."),
+    ([NAME, "weights=none"], "weights=...: every cell has its own; write --weights-dir W."),
 ])
 def test_refused_before_anything_runs(command, capsys, words, mentions):
     assert command(*words) == 2
@@ -242,6 +246,13 @@ def test_what_is_kept_of_a_run_names_no_folder(finished_run):
     assert kept["config"] == {"data": {"root": "minis", "synthetic_dir": "sets"}, "net": {"weights": "b0.pt"}}
     assert [rule["value"] for rule in kept["rules"]] == ["minis", "seg 12/6"], "a slash makes no path"
     assert (collect.OUT / "mine.jsonl").read_text() == '{"stage": "seg"}\n'
+
+
+@pytest.mark.parametrize("text, last", [
+    ("/home/me/minis", "minis"), ("minis/", "minis"), (r"C:\Users\me\minis", "minis"), (r"C:\Users\me/sets\b0.pt", "b0.pt"),
+    (r"\\server\me\minis", "minis"), ("imagenet", "imagenet"), ("", "")])
+def test_paths_are_cut_at_both_separators(text, last):
+    assert collect.last_part(text) == last
 
 
 @pytest.mark.parametrize("name", ["results.json", "log.jsonl"])

@@ -1,6 +1,7 @@
 """benchmarks/search.py: what is held out, and what is refused. Nothing is trained here."""
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -67,7 +68,10 @@ def test_four_folds_are_pooled_and_an_interruption_keeps_finished_ones(tmp_path,
     monkeypatch.setattr(search, "SEARCH", tmp_path / "search.jsonl")
     command = ["--task", "cls", "--data-root", str(root), "--weights", "none", "--preset", "smoke"]
 
+    written = []
+
     def trial(name, task, cfg, fold, settings, note, store):
+        written.append(len(search.read_lines(search.SEARCH)))
         if name == "B" and fold == 2:
             raise KeyboardInterrupt
         seen = [[0, 0]] * (fold + 1) + [[0, 1]] * (9 - fold)  # 1, 2, 3 and 4 of ten are right
@@ -77,6 +81,7 @@ def test_four_folds_are_pooled_and_an_interruption_keeps_finished_ones(tmp_path,
 
     monkeypatch.setattr(search, "trial", trial)
     assert search.main(["A", *command]) == 0
+    assert written == [0, 1, 2, 3], "a killed process loses no finished fold"
     with pytest.raises(KeyboardInterrupt):
         search.main(["B", *command])
     rows = [json.loads(line) for line in search.SEARCH.read_text().splitlines()]
@@ -100,3 +105,25 @@ def test_a_trial_is_known_by_what_identifies_it(tmp_path):
     search.add_lines(file, [{**trial, "name": "b", "score": 2.0}])
     assert search.is_done(file, trial) and [row["score"] for row in search.read_lines(file)] == [1.0, 2.0]
     assert not search.is_done(file, {**trial, "fold": 1}) and not search.is_done(file, {**trial, "seed": 0})
+
+
+def test_pooled_scores_are_put_into_lines_that_are_there(tmp_path, monkeypatch):
+    "Other lines stay as they are, byte by byte; one that another search adds meanwhile is not lost."
+    file, write = tmp_path / "search.jsonl", Path.write_text
+    rows = [{"name": "A", "fold": k} for k in range(2)]
+    file.write_text('{"name":  "written by hand"}\n')
+    search.add_lines(file, rows[:1])
+    search.add_lines(file, [{"name": "B", "fold": 0}])
+    search.add_lines(file, rows[1:])
+
+    def meanwhile(path, text):
+        write(path, text)
+        monkeypatch.setattr(Path, "write_text", write)
+        search.add_lines(file, [{"name": "B", "fold": 1}])
+
+    monkeypatch.setattr(Path, "write_text", meanwhile)
+    search.add_pooled(file, rows, {"AP": 0.5})
+    assert file.read_text().splitlines() == [
+        '{"name":  "written by hand"}', '{"name": "A", "fold": 0, "pooled": {"AP": 0.5}}', '{"name": "B", "fold": 0}',
+        '{"name": "A", "fold": 1, "pooled": {"AP": 0.5}}', '{"name": "B", "fold": 1}']
+    assert [path.name for path in tmp_path.iterdir()] == ["search.jsonl"]

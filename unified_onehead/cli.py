@@ -263,7 +263,8 @@ def do_compare(args: argparse.Namespace) -> int:  # exit code
     "Train strategies x seeds and write a table and figures; a finished one is not run again, an interrupted one begins anew."
     cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights, device=args.device)
     seeds, names = parse_seeds(args.seeds), [part.strip() for part in args.strategies.split(",") if part.strip()]
-    from unified_onehead.compare import SYSTEMS, run_comparison
+    from unified_onehead.compare import SYSTEMS, refuse_decided, run_comparison
+    refuse_decided(args.settings)
     run_comparison(cfg, list(SYSTEMS) if names == ["all"] else names, seeds, args.out, args.folds, args.jobs)
     return 0
 

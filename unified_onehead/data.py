@@ -34,6 +34,7 @@ class Record:
     mask_path: "str | None" = None  # PNG with class ids
     category: int = -1  # 0-based image class
     upright: bool = False  # turn a photograph as its EXIF tag says; never with boxes or a mask
+    size: "tuple | None" = None  # width and height by the label file, to which boxes were clipped; None where it gives none
 
 
 @dataclass

@@ -369,7 +369,8 @@ MAX_MEMBERS, MAX_BYTES = 100_000, 4 << 30  # the minis have about 2,000 files an
 def safe_parts(name: str, archive: Path) -> tuple:
     "The parts of a member's name below the folder. Raises SourceError for one that leads elsewhere."
     parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
-    if name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
+    drive = any(re.match(r"[A-Za-z]:", part) or (os.name == "nt" and ":" in part) for part in parts)  # or a stream of NTFS
+    if name.startswith(("/", "\\")) or ".." in parts or drive or "\0" in name:
         raise SourceError(f"{archive.name}: the member {name!r} would be written outside the folder; the archive is hostile or "
                           "broken. Do not use it.")
     return parts

@@ -209,11 +209,11 @@ def coco_images(
     for info, name in zip(data["images"], names):
         if info["id"] in entries:
             raise ValueError(f"image id {info['id']} stands twice")
-        size = info.get("width"), info.get("height")
-        if not all(size):
+        record = Record("det", str(folder / name), int(info["id"]), size=(info.get("width"), info.get("height")))
+        if not all(record.size):
             with Image.open(folder / name) as image:
-                size = image.size
-        entries[info["id"]] = Record("det", str(folder / name), int(info["id"])), [], size
+                record.size = image.size
+        entries[info["id"]] = record, [], record.size
     return entries
 
 # %% ../nbs/05_sources.ipynb #a3cc55c5
@@ -449,13 +449,14 @@ def find_leaks(
     def sha256(path):
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
-    by_name, by_size, leaks = {Path(r.path).name: r.path for r in val}, {}, []
+    by_name, by_size, leaks = {}, {}, []
     for record in val:
+        by_name.setdefault(Path(record.path).name, []).append(record.path)  # folders of classes may use a name again
         by_size.setdefault(Path(record.path).stat().st_size, []).append(record.path)
     for record in train:
         twins = by_size.get(Path(record.path).stat().st_size, [])
-        namesake = by_name.get(Path(record.path).name)
-        if (twins and sha256(record.path) in map(sha256, twins)) or (namesake and same_look(record.path, namesake)):
+        namesakes = by_name.get(Path(record.path).name, [])
+        if (twins and sha256(record.path) in map(sha256, twins)) or any(same_look(record.path, path) for path in namesakes):
             leaks.append(record)
     return leaks
 
@@ -575,6 +576,10 @@ def check_mask(
 def stray_boxes(record: Record, size: "tuple[int, int]") -> "list[str]":  # a problem, or none
     "Whether a picture of this height and width holds the boxes of its label file."
     height, width = size
+    if record.size and tuple(record.size) != (width, height):
+        return [f"{record.path}: the picture is {width} x {height} pixels, its label file says {record.size[0]} x "
+                f"{record.size[1]}, so its boxes may be cut or lie elsewhere. Copy the picture in its original size, not "
+                "turned, or mend the size in the label file."]
     if not any(box[2] > width or box[3] > height for box in record.boxes):
         return []
     return [f"{record.path}: the picture is {width} x {height} pixels, smaller than its label file says, so its boxes lie "

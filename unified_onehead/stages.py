@@ -150,7 +150,7 @@ def is_running(mark: dict) -> bool:  # host, pid, started, time
         return False
     return fresh or abs(started - mark.get("started", 0)) < 60  # a laptop that slept; an old number may be another's by now
 
-
+# %% ../nbs/17_stages.ipynb #6ae634ba
 @contextlib.contextmanager
 def claimed(folder: Path):
     "Hold a run's folder; yields what renews the hold. Raises InputError while another process writes there."
