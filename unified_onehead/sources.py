@@ -8,8 +8,8 @@ __all__ = ['SPLITS', 'LAYOUTS', 'JPEG_SUFFIXES', 'IMAGE_SUFFIXES', 'UNREAD_SUFFI
            'located', 'find_mini', 'read_json', 'coco_box', 'coco_images', 'read_coco', 'covering_names',
            'default_names', 'nearest', 'check_known', 'read_det', 'pair_masks', 'seg_names', 'read_seg', 'read_cls',
            'look', 'alike', 'same_look', 'find_leaks', 'read_task', 'read_minis', 'CheckReport', 'decode', 'check_mask',
-           'stray_boxes', 'check_record', 'check_split', 'judge_absent', 'folder_mb', 'bare_classes', 'left_out_names',
-           'shared_images', 'check_minis']
+           'turned_on_screen', 'stray_boxes', 'check_record', 'check_split', 'judge_absent', 'folder_mb',
+           'bare_classes', 'left_out_names', 'shared_images', 'check_minis']
 
 # %% ../nbs/05_sources.ipynb #bd91866d
 import difflib
@@ -572,20 +572,31 @@ def check_mask(
                         "Correct the mask, or list the names in classes.txt.")
     return ids - set(strange), problems, ids <= {0}
 
-# %% ../nbs/05_sources.ipynb #28dfc33e
+# %% ../nbs/05_sources.ipynb #dd7a30bb
+def turned_on_screen(path: str) -> bool:
+    "Whether an EXIF tag swaps width and height where a picture is shown."
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get(0x0112) in (5, 6, 7, 8)  # 0x0112: orientation
+    except UNDECODABLE:  # a tag that cannot be read turns nothing
+        return False
+
+
 def stray_boxes(record: Record, size: "tuple[int, int]") -> "list[str]":  # a problem, or none
-    "Whether a picture of this height and width holds the boxes of its label file."
+    "Whether a picture of this height and width, as stored, is the one that its label file speaks of and holds its boxes."
     height, width = size
     if record.size and tuple(record.size) != (width, height):
+        remedy = "Copy the picture in its original size, not turned, or mend the size in the label file."
+        if tuple(record.size) == (height, width) and turned_on_screen(record.path):
+            remedy = "Its EXIF tag turns it on a screen, but not here: save it upright, without the tag."
         return [f"{record.path}: the picture is {width} x {height} pixels, its label file says {record.size[0]} x "
-                f"{record.size[1]}, so its boxes may be cut or lie elsewhere. Copy the picture in its original size, not "
-                "turned, or mend the size in the label file."]
+                f"{record.size[1]}, so its boxes may be cut or lie elsewhere. {remedy}"]
     if not any(box[2] > width or box[3] > height for box in record.boxes):
         return []
     return [f"{record.path}: the picture is {width} x {height} pixels, smaller than its label file says, so its boxes lie "
             "elsewhere. Copy the picture in its original size, not turned."]
 
-
+# %% ../nbs/05_sources.ipynb #28dfc33e
 def check_record(
     report: CheckReport,  # gets the problems
     record: Record,  # what to decode
