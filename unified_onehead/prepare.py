@@ -24,7 +24,7 @@ from PIL import Image
 
 from .config import TASK_TITLES, TASKS, InputError
 from .data import UNDECODABLE, Minis, load_sample, read_mask, to_rgb
-from .sources import SPLITS, WNIDS, read_minis, shared_images
+from .sources import SPLITS, WNIDS, read_minis, shared_images, stray_boxes
 from .synthetic import FOLDERS
 from .viz import draw_boxes, draw_mask, show_image
 
@@ -78,6 +78,8 @@ def write_det(records: list, names: list, folder: Path, split: str, side: int) -
     for record in records:
         name = unique_name(record.path, taken)
         (old_w, old_h), (w, h) = write_picture(record.path, folder / split / "data" / name, side)
+        for problem in stray_boxes(record, (old_h, old_w)):  # boxes cut by a wrong size would leave here with a right one
+            raise InputError(problem)
         images.append(dict(id=len(images) + 1, file_name=name, width=w, height=h))
         for (x1, y1, x2, y2), label, crowd in zip(record.boxes, record.labels, record.crowd):
             box = [round(v, 3) for v in (x1 * w / old_w, y1 * h / old_h, (x2 - x1) * w / old_w, (y2 - y1) * h / old_h)]
