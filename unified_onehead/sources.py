@@ -198,7 +198,7 @@ def coco_box(
 def coco_images(
     data: dict,  # a COCO label file
     folder: Path,  # its images
-) -> dict:  # image id -> (Record without boxes, list for their names, (width, height))
+) -> dict:  # image id -> (Record without boxes, list for their names)
     "The images of a label file. A size that the file does not give is read from the image's header."
     present, entries = {p.name for p in folder.iterdir()}, {}
     names = [Path(str(info["file_name"])).name for info in data["images"]]
@@ -213,7 +213,7 @@ def coco_images(
         if not all(record.size):
             with Image.open(folder / name) as image:
                 record.size = image.size
-        entries[info["id"]] = record, [], record.size
+        entries[info["id"]] = record, []
     return entries
 
 # %% ../nbs/05_sources.ipynb #a3cc55c5
@@ -227,8 +227,8 @@ def read_coco(
         entries = coco_images(data, folder)
         names = {category["id"]: str(category["name"]) for category in data["categories"]}
         for note in data["annotations"]:
-            record, labels, size = entries[note["image_id"]]
-            name, (box, out) = names[note["category_id"]], coco_box(note["bbox"], *size)
+            record, labels = entries[note["image_id"]]
+            name, (box, out) = names[note["category_id"]], coco_box(note["bbox"], *record.size)
             outside, dropped = outside + out, dropped + (box is None)
             if box is not None:
                 record.boxes.append(box)
@@ -240,7 +240,7 @@ def read_coco(
     where = f"{path.parent.name}/{path.name}"
     notes = [f"{where}: {outside} boxes reach over the edge of their image and were clipped"] * (outside > 0)
     notes += [f"{where}: {dropped} boxes thinner than a pixel were dropped"] * (dropped > 0)
-    return [(record, labels) for record, labels, _ in entries.values()], notes
+    return [*entries.values()], notes
 
 # %% ../nbs/05_sources.ipynb #870d9ad5
 def covering_names(
