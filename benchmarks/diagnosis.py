@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from unified_onehead.backbone import match_backbone, read_state
 from unified_onehead.cli import exit_code, parse_seeds, run_config
-from unified_onehead.compare import CODE, differences, settings_of, shown_config
+from unified_onehead.compare import CODE, differences, refuse_decided, settings_of, shown_config
 from unified_onehead.config import (BOXES_ALONE, METRICS, TASK_TITLES, TASKS, Config, InputError, LossConfig, replace_fields,
                                     seed_everything)
 from unified_onehead.grid import assign, grid_points, split_detection
@@ -692,6 +692,8 @@ def run_cases(args) -> None:
     names = [word for word in args.only if "=" not in word] or list(CASES)
     base = run_config(args.data_root, args.preset, [*(f"{k}={v}" for k, v in SHORT.items()), *typed],
                       weights=args.weights, device=args.device)
+    if args.seeds is not None:
+        refuse_decided(typed, {"seed": "the seed into --seeds"})
     seeds = [base.run.seed] if args.seeds is None else parse_seeds(args.seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds {args.seeds}: names {'a seed twice' if seeds else 'none'}. Write different numbers joined "

@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 
 from unified_onehead.cli import exit_code, run_config
-from unified_onehead.compare import (Cell, assign_folds, class_values, make_learner, pool, scores_of, settings_of, settled,
-                                     shown_config, take_evidence)
+from unified_onehead.compare import (Cell, assign_folds, class_values, make_learner, pool, refuse_decided, scores_of, settings_of,
+                                     settled, shown_config, take_evidence)
 from unified_onehead.config import BOXES_ALONE, TASKS, InputError
 from unified_onehead.data import collate, letterbox
 from unified_onehead.learner import device_name, fit_stage
@@ -164,6 +164,7 @@ def run_folds(args, cfg, folds: "list[int]", done: "list[dict]") -> None:
 
 def run(args) -> None:
     "Try one recipe on the folds that are asked for."
+    refuse_decided(args.settings, {"strategy": "--task", "single_task": "--task"})
     settings = [*(f"{k}={v}" for k, v in BOXES_ALONE.items()), *args.settings]  # one task, so there is no mask to ask
     cfg = settled(Cell("single", run_config(args.data_root, args.preset, settings, weights=args.weights)))
     run_folds(args, cfg, parse_folds(args.folds), read_lines(SEARCH))

@@ -337,9 +337,9 @@ def test_pooling_needs_all_folds(cfg):
     (["--jobs", "0"], "jobs=0: must be at least 1"),
     (["--weights", "no_such.pt"], "no_such.pt: no such file"),
     (["epoch_det=3"], "nearest name is 'epochs_det'"),
-    (["seed=7"], "seed=...: every cell has its own; write --seeds N,M."),
-    (["strategy=ewc"], "strategy=...: every cell has its own; write --strategies A,B."),
-    (["run.single_task=true"], "single_task=...: every cell has its own; write --strategies single."),
+    (["seed=7"], "seed=...: this command sets it; write --seeds N,M."),
+    (["strategy=ewc"], "strategy=...: this command sets it; write --strategies A,B."),
+    (["run.single_task=true"], "single_task=...: this command sets it; write --strategies single."),
 ])
 def test_the_command_refuses(words, mentions, cfg, tmp_path, capsys):
     code = main(["compare", "--preset", "smoke", "--data-root", cfg.data.root, "--out", str(tmp_path / "out"), *words])

@@ -183,6 +183,8 @@ def test_a_finished_case_is_not_run_again(ran, base, start, monkeypatch, capsys)
     for text, reason in (("0,0", "names a seed twice"), (",", "names none"), ("0,x", "write whole numbers")):
         assert diagnosis.main([*words, *TINY, "--seeds", text, "--only", "reference"]) == 2
         assert f"--seeds {text}: {reason}" in capsys.readouterr().err
+    assert diagnosis.main([*words, *TINY, "--seeds", "1", "--only", "reference", "run.seed=3"]) == 2
+    assert "run.seed=...: this command sets it; write the seed into --seeds." in capsys.readouterr().err
     other = replace(base, net=replace(base.net, weights="elsewhere/other.pt"))
     with pytest.raises(InputError, match="start.pt in the file, other.pt asked for"):
         diagnosis.run_case("reference", other, ran)

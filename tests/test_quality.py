@@ -118,10 +118,10 @@ def test_verify_trains_beside_the_cell_and_holds_every_score_against_it(command,
     ([NAME, "--verify"], f"{NAME}.json: is not there yet. Without --verify it is made."),
     ([NAME, "--verify", "--redo"], "--verify: keeps the old cells and takes names"),
     (["--all", "--redo"], "--redo: takes names"),
-    ([NAME, "seed=0"], "seed=...: every cell has its own; write --seeds N,M."),
-    (["--plan", "distill.strategy=ewc"], "distill.strategy=...: every cell has its own; write the names of cells"),
-    ([NAME, "single_task=true"], "single_task=...: every cell has its own; write the names of cells, for example 'single-*'."),
-    ([NAME, "weights=none"], "weights=...: every cell has its own; write --weights-dir W."),
+    ([NAME, "seed=0"], "seed=...: this command sets it; write --seeds N,M."),
+    (["--plan", "distill.strategy=ewc"], "distill.strategy=...: this command sets it; write the names of cells"),
+    ([NAME, "single_task=true"], "single_task=...: this command sets it; write the names of cells, for example 'single-*'."),
+    ([NAME, "weights=none"], "weights=...: this command sets it; write --weights-dir W."),
 ])
 def test_refused_before_anything_runs(command, capsys, words, mentions):
     assert command(*words) == 2

@@ -38,6 +38,8 @@ def test_refusals_before_any_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(search, "trial", lambda *_: pytest.fail("it was trained"))
     assert search.main([*command, "--folds", "0,0,1,2"]) == 2
     assert "--folds 0,0,1,2: names 0 more than once" in capsys.readouterr().err and not search.SEARCH.exists()
+    assert search.main([*command, "strategy=ewc"]) == 2
+    assert "strategy=...: this command sets it; write --task." in capsys.readouterr().err and not search.SEARCH.exists()
     row = {"name": "A", "task": "seg", "fold": 3, "seed": 0, "weights": "none", "config": {}}
     search.SEARCH.write_text(json.dumps(row) + "\n")
     assert search.main([*command, "--folds", "0,3", "lr=0.1"]) == 2, "before fold 0 is trained"

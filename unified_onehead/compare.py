@@ -1098,7 +1098,7 @@ def refuse_decided(
     "Raises InputError for a setting that the command would set itself, cell by cell."
     for key in (word.partition("=")[0] for word in settings):
         if key.rpartition(".")[2] in decided:
-            raise InputError(f"{key}=...: every cell has its own; write {decided[key.rpartition('.')[2]]}.")
+            raise InputError(f"{key}=...: this command sets it; write {decided[key.rpartition('.')[2]]}.")
 
 
 def comparison_cells(
