@@ -1095,7 +1095,7 @@ def refuse_decided(
     settings: "list[str]",  # as typed, key=value or group.key=value
     decided: "dict[str, str]" = DECIDED,  # key -> what to write in its place
 ) -> None:
-    "Raises InputError for a setting that the command would set itself, cell by cell."
+    "Raises InputError for a setting that the command sets itself."
     for key in (word.partition("=")[0] for word in settings):
         if key.rpartition(".")[2] in decided:
             raise InputError(f"{key}=...: this command sets it; write {decided[key.rpartition('.')[2]]}.")
