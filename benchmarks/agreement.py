@@ -14,15 +14,22 @@ import sys
 import time
 from pathlib import Path
 
-from unified_onehead.compare import class_values, scores_of, spread, take_evidence
+from unified_onehead.compare.statistics import scores_of
+from unified_onehead.compare.evidence import take_evidence
+from unified_onehead.compare.cells import class_values
+from unified_onehead.compare.tables import spread
 from unified_onehead.cli import exit_code
-from unified_onehead.config import InputError, replace_fields
-from unified_onehead.data import MiniDataset, Minis
-from unified_onehead.learner import BorrowedMasks, device_name, load_model, pick_device
-from unified_onehead.report import markdown_table, write_atomic
-from unified_onehead.sources import read_minis
-from unified_onehead.stages import data_digest, versions
-from unified_onehead.task import make_tasks
+from unified_onehead.core.files import InputError
+from unified_onehead.core.config import replace_fields
+from unified_onehead.data.records import MiniDataset, Minis
+from unified_onehead.learn.checkpoint import device_name, load_model, pick_device
+from unified_onehead.learn.evaluate import BorrowedMasks
+from unified_onehead.core.files import write_atomic
+from unified_onehead.core.tables import markdown_table
+from unified_onehead.data.sources import read_minis
+from unified_onehead.data.sources import data_digest
+from unified_onehead.run.measure import versions
+from unified_onehead.learn.task import make_tasks
 
 OUT = Path(__file__).resolve().parent / "results" / "agreement"
 READINGS = {  # name -> weight of the mask in the score, how far boxes move to its outline and part

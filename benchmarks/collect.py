@@ -9,7 +9,7 @@ import sys
 from pathlib import Path, PureWindowsPath
 
 from unified_onehead.cli import exit_code
-from unified_onehead.config import InputError
+from unified_onehead.core.files import InputError
 
 OUT = Path(__file__).resolve().parent / "results" / "runs"
 

@@ -26,18 +26,25 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unified_onehead.backbone import match_backbone, read_state
+from unified_onehead.model.backbone import match_backbone, read_state
 from unified_onehead.cli import exit_code, parse_seeds, run_config
-from unified_onehead.compare import CODE, differences, refuse_decided, settings_of, shown_config
-from unified_onehead.config import (BOXES_ALONE, METRICS, TASK_TITLES, TASKS, Config, InputError, LossConfig, replace_fields,
-                                    seed_everything)
-from unified_onehead.grid import assign, grid_points, split_detection
-from unified_onehead.learner import Learner, device_name, evaluate_seen, fit_stage
-from unified_onehead.net import OneHead, build_network
-from unified_onehead.report import markdown_table
-from unified_onehead.stages import check_images, floors, get_minis, versions
-from unified_onehead.strategies import make_strategy
-from unified_onehead.task import DetectionTask, class_counts, make_tasks
+from unified_onehead.compare.experiment import differences, settings_of, shown_config
+from unified_onehead.compare.cells import CODE
+from unified_onehead.compare.campaign import refuse_decided
+from unified_onehead.core.files import InputError
+from unified_onehead.core.config import (
+    BOXES_ALONE, METRICS, TASKS, TASK_TITLES, Config, LossConfig, replace_fields, seed_everything)
+from unified_onehead.model.grid import assign, grid_points, split_detection
+from unified_onehead.learn.checkpoint import device_name
+from unified_onehead.learn.evaluate import evaluate_seen
+from unified_onehead.learn.learner import Learner, fit_stage
+from unified_onehead.model.net import OneHead, build_network
+from unified_onehead.core.tables import markdown_table
+from unified_onehead.data.sources import get_minis
+from unified_onehead.run.measure import floors, versions
+from unified_onehead.run.stages import check_images
+from unified_onehead.learn.strategies import make_strategy
+from unified_onehead.learn.task import DetectionTask, class_counts, make_tasks
 
 OUT = Path(__file__).resolve().parent / "results" / "diagnosis"
 COMMAND = "python benchmarks/diagnosis.py --data-root DATA --weights WEIGHTS threads=1"

@@ -20,11 +20,13 @@ import tempfile
 from pathlib import Path
 
 from unified_onehead.cli import exit_code, parse_seeds, run_config
-from unified_onehead.compare import (FOLDS, RUNNERS, SYSTEMS, Cell, differences, fold_minis, read_cell, refuse_decided, run_cell,
-                                     settled, shared_views)
-from unified_onehead.config import InputError
-from unified_onehead.report import write_atomic
-from unified_onehead.stages import get_minis
+from unified_onehead.compare.folds import FOLDS, fold_minis
+from unified_onehead.compare.experiment import SYSTEMS, Cell, differences, settled
+from unified_onehead.compare.cells import RUNNERS, read_cell, run_cell, shared_views
+from unified_onehead.compare.campaign import refuse_decided
+from unified_onehead.core.files import InputError
+from unified_onehead.core.files import write_atomic
+from unified_onehead.data.sources import get_minis
 
 OUT = Path(__file__).resolve().parent / "results" / "quality"
 START = ("mobilenet_v2-imagenet-features.pt", "efficientnet-b0-distilled.pt")  # in --weights-dir; the first is the main row

@@ -23,13 +23,19 @@ from pathlib import Path
 import torch
 
 from unified_onehead.cli import exit_code, run_config
-from unified_onehead.compare import (Cell, assign_folds, class_values, make_learner, pool, refuse_decided, scores_of, settings_of,
-                                     settled, shown_config, take_evidence)
-from unified_onehead.config import BOXES_ALONE, TASKS, InputError
-from unified_onehead.data import collate, letterbox
-from unified_onehead.learner import device_name, fit_stage
-from unified_onehead.stages import get_minis
-from unified_onehead.task import TASK_TYPES
+from unified_onehead.compare.folds import assign_folds
+from unified_onehead.compare.experiment import Cell, settings_of, settled, shown_config
+from unified_onehead.compare.statistics import pool, scores_of
+from unified_onehead.compare.evidence import take_evidence
+from unified_onehead.compare.cells import class_values, make_learner
+from unified_onehead.compare.campaign import refuse_decided
+from unified_onehead.core.files import InputError
+from unified_onehead.core.config import BOXES_ALONE, TASKS
+from unified_onehead.data.records import collate, letterbox
+from unified_onehead.learn.checkpoint import device_name
+from unified_onehead.learn.learner import fit_stage
+from unified_onehead.data.sources import get_minis
+from unified_onehead.learn.task import TASK_TYPES
 
 SEARCH = Path(__file__).resolve().parent / "results" / "recipe-search.jsonl"
 FOLDS = 4

@@ -21,12 +21,16 @@ from unittest import mock
 import torch
 
 from search import add_lines, inner_minis, is_done, parse_folds, some_of
-from unified_onehead import augment
+from unified_onehead.data import augment
 from unified_onehead.cli import exit_code, run_config
-from unified_onehead.compare import Cell, make_learner, run_sequence, scores_of, settings_of, settled, shown_config, take_evidence
-from unified_onehead.config import METRICS, TASKS, InputError, replace_fields
-from unified_onehead.stages import get_minis
-from unified_onehead.strategies import owned_entries
+from unified_onehead.compare.experiment import Cell, settings_of, settled, shown_config
+from unified_onehead.compare.statistics import scores_of
+from unified_onehead.compare.evidence import take_evidence
+from unified_onehead.compare.cells import make_learner, run_sequence
+from unified_onehead.core.files import InputError
+from unified_onehead.core.config import METRICS, TASKS, replace_fields
+from unified_onehead.data.sources import get_minis
+from unified_onehead.learn.strategies import owned_entries
 
 SEARCH = Path(__file__).resolve().parent / "results" / "sequence-search.jsonl"
 TRIALS = {

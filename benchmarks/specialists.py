@@ -41,19 +41,24 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from search import add_lines, inner_minis, is_done, parse_folds, some_of
-from unified_onehead.augment import KEEP, SMALL, ViewDataset
-from unified_onehead.backbone import build_backbone
-from unified_onehead.boxes import clip_xyxy
+from unified_onehead.data.augment import KEEP, SMALL, ViewDataset
+from unified_onehead.model.backbone import build_backbone
+from unified_onehead.core.boxes import clip_xyxy
 from unified_onehead.cli import exit_code, run_config
-from unified_onehead.compare import forward_macs, scores_of, settings_of, shown_config, take_evidence
-from unified_onehead.config import METRICS, TASKS, replace_fields, seed_everything
-from unified_onehead.data import MiniDataset, collate
-from unified_onehead.grid import Detections
-from unified_onehead.learner import device_name, epoch_steps, make_accelerator, rate_factor
-from unified_onehead.sources import read_minis
-from unified_onehead.stages import get_minis
-from unified_onehead.strategies import Strategy
-from unified_onehead.task import TASK_TYPES
+from unified_onehead.compare.experiment import settings_of, shown_config
+from unified_onehead.compare.statistics import scores_of
+from unified_onehead.compare.evidence import take_evidence
+from unified_onehead.compare.cells import forward_macs
+from unified_onehead.core.config import METRICS, TASKS, replace_fields, seed_everything
+from unified_onehead.data.records import MiniDataset, collate
+from unified_onehead.model.grid import Detections
+from unified_onehead.learn.features import epoch_steps
+from unified_onehead.learn.checkpoint import device_name
+from unified_onehead.learn.learner import make_accelerator, rate_factor
+from unified_onehead.data.sources import read_minis
+from unified_onehead.data.sources import get_minis
+from unified_onehead.learn.strategies import Strategy
+from unified_onehead.learn.task import TASK_TYPES
 
 RECIPES = {
     "seg": dict(decoder="DeepLabV3Plus", lr=1e-3, backbone_lr=0.1, frozen_blocks=8, weight_decay=1e-2, ema=0.99),

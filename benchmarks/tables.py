@@ -11,9 +11,12 @@ from pathlib import Path
 
 from agreement import read_records, readings_table
 
-from unified_onehead.compare import RESAMPLES, SCORES, SPOKEN, behind, read_cells, render_page, rows_of, spread, whole_minutes
-from unified_onehead.config import TASKS
-from unified_onehead.report import markdown_table, write_atomic
+from unified_onehead.compare.statistics import RESAMPLES, SCORES, SPOKEN
+from unified_onehead.compare.cells import read_cells
+from unified_onehead.compare.tables import behind, render_page, rows_of, spread, whole_minutes
+from unified_onehead.core.config import TASKS
+from unified_onehead.core.files import write_atomic
+from unified_onehead.core.tables import markdown_table
 
 HERE = Path(__file__).resolve().parent
 CELLS, RECORDS, VERIFIED = (HERE / "results" / name for name in ("quality", "agreement", "verified"))

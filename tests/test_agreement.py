@@ -10,15 +10,16 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import agreement  # noqa: E402
 
-from unified_onehead.compare import fold_minis  # noqa: E402
-from unified_onehead.config import InputError, preset, replace_fields  # noqa: E402
-from unified_onehead.data import MiniDataset, collate, letterbox  # noqa: E402
-from unified_onehead.learner import load_model, save_model  # noqa: E402
-from unified_onehead.net import build_network  # noqa: E402
-from unified_onehead.sources import read_minis  # noqa: E402
-from unified_onehead.stages import data_digest  # noqa: E402
-from unified_onehead.synthetic import make_synthetic  # noqa: E402
-from unified_onehead.task import class_counts, make_tasks  # noqa: E402
+from unified_onehead.compare.folds import fold_minis  # noqa: E402
+from unified_onehead.core.files import InputError  # noqa: E402
+from unified_onehead.core.config import preset, replace_fields  # noqa: E402
+from unified_onehead.data.records import MiniDataset, collate, letterbox  # noqa: E402
+from unified_onehead.learn.checkpoint import load_model, save_model  # noqa: E402
+from unified_onehead.model.net import build_network  # noqa: E402
+from unified_onehead.data.sources import read_minis  # noqa: E402
+from unified_onehead.data.sources import data_digest  # noqa: E402
+from unified_onehead.data.synthetic import make_synthetic  # noqa: E402
+from unified_onehead.learn.task import class_counts, make_tasks  # noqa: E402
 
 
 CELLS = ROOT / "benchmarks" / "results" / "quality"

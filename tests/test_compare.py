@@ -21,14 +21,19 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import tables  # noqa: E402
 
-from unified_onehead import compare, stages  # noqa: E402
+from unified_onehead.compare import cells as compare  # noqa: E402
+from unified_onehead.run import stages  # noqa: E402
 from unified_onehead.cli import main  # noqa: E402
-from unified_onehead.compare import Cell, read_cell, read_cells, rows_of, run_cell, run_cells  # noqa: E402
-from unified_onehead.config import InputError, preset, replace_fields  # noqa: E402
-from unified_onehead.learner import fit_stage, load_model  # noqa: E402
-from unified_onehead.report import write_atomic  # noqa: E402
-from unified_onehead.sources import find_mini  # noqa: E402
-from unified_onehead.synthetic import make_synthetic  # noqa: E402
+from unified_onehead.compare.experiment import Cell  # noqa: E402
+from unified_onehead.compare.cells import read_cell, read_cells, run_cell, run_cells  # noqa: E402
+from unified_onehead.compare.tables import rows_of  # noqa: E402
+from unified_onehead.core.files import InputError  # noqa: E402
+from unified_onehead.core.config import preset, replace_fields  # noqa: E402
+from unified_onehead.learn.checkpoint import load_model  # noqa: E402
+from unified_onehead.learn.learner import fit_stage  # noqa: E402
+from unified_onehead.core.files import write_atomic  # noqa: E402
+from unified_onehead.data.sources import find_mini  # noqa: E402
+from unified_onehead.data.synthetic import make_synthetic  # noqa: E402
 
 SEQUENCE = {"seg": {"mIoU": 0.5}, "det": {"mIoU": 0.6, "AP": 0.2}, "cls": {"mIoU": 0.4, "AP": 0.1, "Top1": 0.9}}
 

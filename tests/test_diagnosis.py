@@ -12,13 +12,14 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import diagnosis  # noqa: E402
 
-from unified_onehead.backbone import MobileNetV2  # noqa: E402
+from unified_onehead.model.backbone import MobileNetV2  # noqa: E402
 from unified_onehead.cli import run_config  # noqa: E402
-from unified_onehead.config import InputError, replace_fields  # noqa: E402
-from unified_onehead.learner import parameter_groups  # noqa: E402
-from unified_onehead.losses import detection_loss  # noqa: E402
-from unified_onehead.stages import get_minis  # noqa: E402
-from unified_onehead.synthetic import make_synthetic  # noqa: E402
+from unified_onehead.core.files import InputError  # noqa: E402
+from unified_onehead.core.config import replace_fields  # noqa: E402
+from unified_onehead.learn.learner import parameter_groups  # noqa: E402
+from unified_onehead.learn.losses import detection_loss  # noqa: E402
+from unified_onehead.data.sources import get_minis  # noqa: E402
+from unified_onehead.data.synthetic import make_synthetic  # noqa: E402
 
 TINY = ["size=64", "width=32", "views=1", "batch_size=4", "epochs_seg=2", "epochs_det=4", "epochs_cls=2", "replay=4",
         "replay_batch=2", "own_channels=false", "threads=1", "eval_batch=6", "agreement=0", "outline=0"]

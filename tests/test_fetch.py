@@ -25,13 +25,20 @@ import requests
 from conftest import ROOT
 from PIL import Image
 
-from unified_onehead import cli, fetch
-from unified_onehead.config import InputError
-from unified_onehead.fetch import DiskFull, Net, Official, SourceError, download, download_drive, get_data, unpack, whats_wrong
-from unified_onehead.manifest import CLASSES, Rule, coco_index, imagenette_index, make_manifest, manifest_bytes, voc_index
-from unified_onehead.prepare import differences, prepare, read_manifest
-from unified_onehead.sources import WNIDS, check_minis, read_minis
-from unified_onehead.synthetic import FOLDERS, make_synthetic
+from unified_onehead import cli
+from unified_onehead.fetch import get as fetch
+from unified_onehead.core.files import InputError
+from unified_onehead.fetch.http import DiskFull, Net, SourceError, download
+from unified_onehead.fetch.drive import download_drive
+from unified_onehead.fetch.archive import unpack
+from unified_onehead.fetch.job import whats_wrong
+from unified_onehead.fetch.official import Official
+from unified_onehead.fetch.get import get_data
+from unified_onehead.data.manifest import CLASSES, Rule, coco_index, imagenette_index, make_manifest, manifest_bytes, voc_index
+from unified_onehead.data.prepare import differences, prepare, read_manifest
+from unified_onehead.data.sources import WNIDS, read_minis
+from unified_onehead.data.check import check_minis
+from unified_onehead.data.synthetic import FOLDERS, make_synthetic
 
 QUICK = Net(timeout=(2, 0.5), retries=2, backoff=0.01, connections=4)
 QUOTA = b"<!DOCTYPE html><html><title>Google Drive - Quota exceeded</title>Too many users have viewed or downloaded this file"

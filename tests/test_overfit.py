@@ -3,13 +3,14 @@ from dataclasses import replace
 
 import pytest
 
-from unified_onehead.config import preset, replace_fields, seed_everything
-from unified_onehead.strategies import make_strategy
-from unified_onehead.learner import Learner, evaluate_seen, fit_stage
-from unified_onehead.net import build_network
-from unified_onehead.sources import read_minis
-from unified_onehead.synthetic import make_synthetic
-from unified_onehead.task import class_counts, make_tasks
+from unified_onehead.core.config import preset, replace_fields, seed_everything
+from unified_onehead.learn.strategies import make_strategy
+from unified_onehead.learn.evaluate import evaluate_seen
+from unified_onehead.learn.learner import Learner, fit_stage
+from unified_onehead.model.net import build_network
+from unified_onehead.data.sources import read_minis
+from unified_onehead.data.synthetic import make_synthetic
+from unified_onehead.learn.task import class_counts, make_tasks
 
 STEPS = {"seg": 150, "det": 200, "cls": 100}
 METRIC = {"seg": "mIoU", "det": "AP50", "cls": "Top1"}

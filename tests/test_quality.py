@@ -14,12 +14,13 @@ import collect  # noqa: E402
 import quality  # noqa: E402
 from test_compare import honest_runner  # noqa: E402
 
-from unified_onehead.backbone import BACKBONES, build_backbone, freeze  # noqa: E402
-from unified_onehead.compare import SYSTEMS, Cell, read_cell, run_cell  # noqa: E402
-from unified_onehead.config import TASKS, preset, replace_fields  # noqa: E402
-from unified_onehead.data import MiniDataset, collate, letterbox  # noqa: E402
-from unified_onehead.sources import read_minis  # noqa: E402
-from unified_onehead.synthetic import make_synthetic  # noqa: E402
+from unified_onehead.model.backbone import BACKBONES, build_backbone, freeze  # noqa: E402
+from unified_onehead.compare.experiment import SYSTEMS, Cell  # noqa: E402
+from unified_onehead.compare.cells import read_cell, run_cell  # noqa: E402
+from unified_onehead.core.config import TASKS, preset, replace_fields  # noqa: E402
+from unified_onehead.data.records import MiniDataset, collate, letterbox  # noqa: E402
+from unified_onehead.data.sources import read_minis  # noqa: E402
+from unified_onehead.data.synthetic import make_synthetic  # noqa: E402
 
 MOBILE, EFFICIENT = "mobilenet_v2-imagenet-features-64px", "efficientnet-b0-distilled-64px"
 NAME = f"naive-{MOBILE}-seed0"

@@ -10,10 +10,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import search  # noqa: E402
 
-from unified_onehead.compare import shown_config  # noqa: E402
-from unified_onehead.config import preset, replace_fields  # noqa: E402
-from unified_onehead.sources import read_minis  # noqa: E402
-from unified_onehead.synthetic import make_synthetic  # noqa: E402
+from unified_onehead.compare.experiment import shown_config  # noqa: E402
+from unified_onehead.core.config import preset, replace_fields  # noqa: E402
+from unified_onehead.data.sources import read_minis  # noqa: E402
+from unified_onehead.data.synthetic import make_synthetic  # noqa: E402
 
 
 def test_folds_hold_out_training_images_alone(tmp_path):

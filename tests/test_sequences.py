@@ -12,14 +12,14 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import sequences  # noqa: E402
 from search import FOLDS  # noqa: E402
 
-from unified_onehead import augment  # noqa: E402
-from unified_onehead.backbone import build_backbone  # noqa: E402
-from unified_onehead.config import METRICS, TASKS, preset, replace_fields  # noqa: E402
-from unified_onehead.data import Sample  # noqa: E402
-from unified_onehead.net import OneHead  # noqa: E402
-from unified_onehead.sources import read_minis  # noqa: E402
-from unified_onehead.strategies import owned_entries  # noqa: E402
-from unified_onehead.synthetic import make_synthetic  # noqa: E402
+from unified_onehead.data import augment  # noqa: E402
+from unified_onehead.model.backbone import build_backbone  # noqa: E402
+from unified_onehead.core.config import METRICS, TASKS, preset, replace_fields  # noqa: E402
+from unified_onehead.data.records import Sample  # noqa: E402
+from unified_onehead.model.net import OneHead  # noqa: E402
+from unified_onehead.data.sources import read_minis  # noqa: E402
+from unified_onehead.learn.strategies import owned_entries  # noqa: E402
+from unified_onehead.data.synthetic import make_synthetic  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,12 @@ import torch
 from PIL import Image
 
 from unified_onehead import cli
-from unified_onehead.config import TASKS, InputError
-from unified_onehead.data import load_sample
-from unified_onehead.sources import check_minis, read_minis
-from unified_onehead.synthetic import SYNTHETIC_DET, make_synthetic
+from unified_onehead.core.files import InputError
+from unified_onehead.core.config import TASKS
+from unified_onehead.data.records import load_sample
+from unified_onehead.data.sources import read_minis
+from unified_onehead.data.check import check_minis
+from unified_onehead.data.synthetic import SYNTHETIC_DET, make_synthetic
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,13 @@ import math
 import pytest
 import torch
 
-from unified_onehead.backbone import build_backbone
-from unified_onehead.compare import SYSTEMS
-from unified_onehead.config import Config, InputError, replace_fields
-from unified_onehead.net import OneHead, UnifiedOutput
-from unified_onehead.strategies import STRATEGIES, LearningWithoutForgetting, ProgressiveKnowledgeDistillation, make_strategy
+from unified_onehead.model.backbone import build_backbone
+from unified_onehead.compare.experiment import SYSTEMS
+from unified_onehead.core.files import InputError
+from unified_onehead.core.config import Config, replace_fields
+from unified_onehead.model.net import OneHead, UnifiedOutput
+from unified_onehead.learn.strategies import (
+    STRATEGIES, LearningWithoutForgetting, ProgressiveKnowledgeDistillation, make_strategy)
 
 KL = 0.5 * math.log(0.5 * 3) + 2 * 0.25 * math.log(0.25 * 3)  # teacher (1/2, 1/4, 1/4), student (1/3, 1/3, 1/3)
 BOX = 2 * (1 - 1 / 4)  # a certain cell whose box has twice the teacher's sides: GIoU 1/4, and a box counts twice

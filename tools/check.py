@@ -1,9 +1,11 @@
-"""The checks that run before the tests: python tools/check.py [clean sync imports pages]
+"""The checks that run before the tests: python tools/check.py [clean sync imports names docs pages]
 
 clean    every notebook is as `nbdev_clean` leaves it
-sync     the package is, byte for byte, what `nbdev_export` makes of the notebooks; README.md likewise
-imports  modules import only lower-numbered modules, by name, and never nbdev or fastcore
-pages    export cells are short, and a page has prose and assertions to match them
+sync     the package is, byte for byte, what tools/export.py makes of the notebooks; README.md likewise
+imports  modules import lower numbers of their own package and packages below it, by name, and never nbdev or fastcore
+names    not too many public names, no overlong module, no test helper among the names
+docs     what is public says what it takes, gives and raises, and `help()` shows it
+pages    functions are short, and a page has prose and assertions to match its code
 
 Each says how many files it visited and fails when it visited none.
 """
@@ -15,18 +17,43 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
+import export
 import readme
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "unified_onehead"
-MAX_EXPORT_LINES = 40
+MAY_IMPORT = {  # package -> the packages below it; `cli` is a single module
+    "core": set(),
+    "data": {"core"},
+    "model": {"core"},
+    "fetch": {"core", "data"},
+    "learn": {"core", "data", "model"},
+    "run": {"core", "data", "model", "learn"},
+    "compare": {"core", "data", "model", "learn", "run"},
+    "cli": {"core", "data", "model", "fetch", "learn", "run", "compare"},
+}
+DOOR = "__init__"  # the module of `import unified_onehead` itself: it imports the package only when a name is asked for
+MAX_FUNCTION_LINES = 40
+MAX_MODULE_LINES = 500
+MAX_NAMES = 300
 NOT_AT_RUN_TIME = {"nbdev", "fastcore", "execnb", "ghapi"}
 EXPORT = re.compile(r"^#\|\s*(export|exporti|exports)\b", re.MULTILINE)
 TITLE = re.compile(r"# .+\n+> .+(\n\n|\Z)")
 PROOF = re.compile(r"assert_\w+|expect_error")  # functions that assert
 MAGIC = re.compile(r"^(\s*)(\w+\s*=\s*)?[%!].*", re.MULTILINE)  # a line of IPython's own, which is no Python
+# Methods that a base class from elsewhere (torch's Module, Dataset, Optimizer) has documented already.
+DOCUMENTED_BY_BASE = {"forward", "train", "eval", "step", "zero_grad", "state_dict", "load_state_dict", "extra_repr"}
+
+
+class Report(NamedTuple):
+    "What a check found."
+    visited: dict  # what -> how many; every one of them must be visited, or the check proves nothing
+    problems: list
+    note: str = ""  # a figure beside them
 
 
 def notebooks(root: Path) -> list[Path]:
@@ -34,14 +61,32 @@ def notebooks(root: Path) -> list[Path]:
     return sorted(p for p in (root / "nbs").rglob("*.ipynb") if not re.search(r"(^|/)[_.]", str(p.relative_to(root))))
 
 
-def numbered(root: Path) -> dict[str, int]:
-    "Module name -> the number of its notebook; the number is the order of imports."
-    found = {}
+class Page(NamedTuple):
+    "A notebook that exports a module."
+    path: Path
+    number: "int | None"  # its place in its folder's order of imports
+
+
+def exporting(root: Path) -> list[tuple[str, Page]]:
+    "Module name, dotted, and the page that exports it."
+    found = []
     for path in notebooks(root):
-        name = re.search(r"^#\|\s*default_exp\s+(\w+)", "\n".join(map(text_of, cells(path))), re.MULTILINE)
+        name = re.search(r"^#\|\s*default_exp\s+([\w.]+)", "\n".join(map(text_of, cells(path))), re.MULTILINE)
+        number = re.match(r"(\d+)_", path.name)
         if name:
-            found[name[1]] = int(path.name.split("_")[0])
+            found.append((name[1], Page(path.relative_to(root), int(number[1]) if number else None)))
     return found
+
+
+def modules(root: Path) -> dict[str, Path]:
+    "Dotted name -> file, for every module of the package but nbdev's index."
+    paths = [p for p in sorted((root / PACKAGE).rglob("*.py")) if p.name != "_modidx.py"]
+    return {".".join(p.relative_to(root / PACKAGE).with_suffix("").parts): p for p in paths}
+
+
+def of_pages(found: dict) -> dict:
+    "Those modules that a page can be behind: not the empty `__init__` of a package."
+    return {name: path for name, path in found.items() if not (name.endswith("__init__") and not path.read_text().strip())}
 
 
 def cells(path: Path) -> list[dict]:
@@ -53,7 +98,7 @@ def text_of(cell: dict) -> str:
 
 
 def nbdev_on_copy(root: Path, folder: str, command: str, *args: str) -> Path:
-    "Run an nbdev command on a copy of the repository, so that a check changes nothing; returns the copy."
+    "Run an nbdev command, or `export`, on a copy of the repository, so that a check changes nothing; returns the copy."
     copy = Path(folder) / "copy"
     if not copy.exists():
         copy.mkdir()
@@ -61,9 +106,9 @@ def nbdev_on_copy(root: Path, folder: str, command: str, *args: str) -> Path:
             if (root / name).exists():
                 shutil.copy(root / name, copy)
         shutil.copytree(root / "nbs", copy / "nbs", ignore=shutil.ignore_patterns(".*"))
-        (copy / PACKAGE).mkdir()
-        if (root / PACKAGE / "__init__.py").exists():
-            shutil.copy(root / PACKAGE / "__init__.py", copy / PACKAGE)
+    if command == "export":
+        export.export(copy)
+        return copy
     program = Path(sys.executable).parent / command
     done = subprocess.run([program, *args], cwd=copy, capture_output=True, text=True)
     if done.returncode:
@@ -85,7 +130,7 @@ def stored_warnings(path: Path) -> list[str]:
     return [f"{path.name}, cell {i}: stores a warning; delete that output" for i, o in outputs if o.get("name") == "stderr"]
 
 
-def check_clean(root: Path) -> tuple[int, list[str]]:
+def check_clean(root: Path) -> Report:
     paths = [*notebooks(root), *sorted(root.glob("*.ipynb"))]
     with tempfile.TemporaryDirectory() as folder:
         copy = nbdev_on_copy(root, folder, "nbdev_clean")
@@ -94,73 +139,317 @@ def check_clean(root: Path) -> tuple[int, list[str]]:
         names = [str(path.relative_to(root)) for path in paths]
         wanted = {name: (copy / name).read_bytes() for name in names}
     problems = compare(root, wanted, "nbdev_clean (and nbdev_clean --fname colab.ipynb)")
-    return len(paths), problems + [problem for path in paths for problem in stored_warnings(path)]
+    return Report({"files": len(paths)}, problems + [problem for path in paths for problem in stored_warnings(path)])
 
 
-def check_sync(root: Path) -> tuple[int, list[str]]:
+def check_sync(root: Path) -> Report:
     with tempfile.TemporaryDirectory() as folder:
-        copy = nbdev_on_copy(root, folder, "nbdev_export")
+        copy = nbdev_on_copy(root, folder, "export")
         wanted = {str(p.relative_to(copy)): p.read_bytes() for p in sorted((copy / PACKAGE).rglob("*.py"))}
-    problems = compare(root, wanted, "nbdev_export")
+    problems = compare(root, wanted, "python tools/export.py")
     committed = {str(p.relative_to(root)) for p in (root / PACKAGE).rglob("*.py")}
     problems += [f"{name}: no notebook exports it; delete it" for name in sorted(committed - set(wanted))]
-    visited = sum(not Path(name).name.startswith("_") for name in wanted)  # __init__ and _modidx come of no notebook at all
+    # nbdev writes `__init__` and `_modidx` whether there is a notebook or not
+    visited = {"files": sum(not Path(name).name.startswith("_") for name in wanted)}
     if not (root / "nbs/index.ipynb").exists():
-        return visited, [*problems, "nbs/index.ipynb: missing, so there is no README"]
-    return visited, problems + compare(root, readme.files(root), "python tools/readme.py")
+        return Report(visited, [*problems, "nbs/index.ipynb: missing, so there is no README"])
+    return Report(visited, problems + compare(root, readme.files(root), "python tools/readme.py"))
 
 
 def is_import(statement: ast.AST) -> bool:
     return isinstance(statement, (ast.Import, ast.ImportFrom))
 
 
-def imported(node: ast.AST) -> list[str]:
-    "The dotted names in an import statement, relative ones written out; of the package itself every name that is taken from it."
+def imported(node: ast.AST, inside: str) -> list[str]:
+    "The dotted names that an import statement takes, relative ones written out from the package that it stands in."
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
-    module = ".".join(part for part in (PACKAGE if node.level else "", node.module) if part)
-    return [f"{PACKAGE}.{alias.name}" for alias in node.names] if module == PACKAGE else [module]
+    start = inside.split(".")[:len(inside.split(".")) - node.level + 1] if node.level else []
+    module = ".".join([*start, *([node.module] if node.module else [])])
+    return [f"{module}.{alias.name}" for alias in node.names] if module.split(".")[0] == PACKAGE else [module]
 
 
-def touched(tree: ast.AST) -> list[tuple[ast.AST, str]]:
-    "What a module takes from others, by an import or as an attribute of the package: where, and the dotted name."
-    found = [(node, name) for node in ast.walk(tree) if is_import(node) for name in imported(node)]
-    package = {alias.asname or PACKAGE for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-               if alias.name == PACKAGE or alias.name.startswith(f"{PACKAGE}.") and not alias.asname}
-    return found + [(node, f"{PACKAGE}.{node.attr}") for node in ast.walk(tree)
-                    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in package]
+def dotted(node: ast.AST) -> str:
+    "`a.b.c` as written; empty for anything else."
+    if isinstance(node, ast.Attribute):
+        start = dotted(node.value)
+        return f"{start}.{node.attr}" if start else ""
+    return node.id if isinstance(node, ast.Name) else ""
 
 
-def check_imports(root: Path) -> tuple[int, list[str]]:
-    order, problems = numbered(root), []
-    paths = [p for p in sorted((root / PACKAGE).rglob("*.py")) if not p.name.startswith("_")]
-    for path in paths:
-        tree, own = ast.parse(path.read_text(encoding="utf-8")), order.get(path.stem, 0)
-        stars = [node for node in ast.walk(tree) if is_import(node) and any(alias.name == "*" for alias in node.names)]
-        problems += [f"{path.relative_to(root)}:{node.lineno}: star import; name what is used" for node in stars]
-        for node, name in touched(tree):
-            where, (head, _, tail) = f"{path.relative_to(root)}:{node.lineno}", name.partition(".")
-            if head in NOT_AT_RUN_TIME:
-                problems.append(f"{where}: imports {head}, which users do not install")
-            if head != PACKAGE or not tail or re.fullmatch(r"__\w+__|\*", tail):
+def packages_by_name(nodes: list, inside: str, packages: set) -> dict[str, str]:
+    "Names under which a module knows this package or one inside it, and which one that is."
+    found = {}
+    for node in filter(is_import, nodes):
+        for alias, name in zip(node.names, imported(node, inside)):
+            if isinstance(node, ast.Import) and not alias.asname:
+                found[name.split(".")[0]] = name.split(".")[0]  # `import a.b` binds a
+            elif name in packages:
+                found[alias.asname or alias.name] = name
+    return {name: package for name, package in found.items() if package in packages}
+
+
+def touched(nodes: list, inside: str, packages: set) -> list[tuple[ast.AST, str]]:
+    "What a module takes from others, by an import or as an attribute of a package: where, and the dotted name."
+    found = [(node, name) for node in nodes if is_import(node) for name in imported(node, inside)]
+    known = packages_by_name(nodes, inside, packages)
+    longer = {node.value for node in nodes if isinstance(node, ast.Attribute)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and node not in longer:
+            first, _, rest = dotted(node).partition(".")
+            if first in known:
+                found.append((node, f"{known[first]}.{rest}"))
+    return found
+
+
+class Map(NamedTuple):
+    "What there is to import."
+    numbers: dict  # module -> its number
+    packages: set  # full dotted names, this package's own first
+
+    @classmethod
+    def of(cls, root: Path) -> "Map":
+        numbers = {name: page.number for name, page in exporting(root)}
+        inner = {".".join([PACKAGE, *name.split(".")[:n]]) for name in numbers for n in range(1, name.count(".") + 1)}
+        return cls(numbers, {PACKAGE} | inner)
+
+    def target(self, name: str) -> "str | None":
+        "The module or package, without this package's name, that a dotted name leads to; empty for what is none."
+        if name in self.packages:
+            return name.partition(".")[2] or None
+        parts = name.split(".")[1:]
+        if re.fullmatch(r"__\w+__|\*", parts[-1]) and ".".join([PACKAGE, *parts[:-1]]) in self.packages:
+            return None  # `__version__` and the like; a star has a line of its own
+        for n in range(len(parts), 0, -1):
+            if ".".join(parts[:n]) in self.numbers:
+                return ".".join(parts[:n])
+        return ""
+
+    def direction(self, own: str, other: str) -> str:
+        "What is wrong with one module's import of another; empty when it goes down."
+        mine, theirs = own.split(".")[0], other.split(".")[0]
+        if own.endswith(DOOR):
+            return ""
+        if mine not in MAY_IMPORT:
+            return f"{mine} is in no row of MAY_IMPORT (tools/check.py)"
+        if mine != theirs:
+            return "" if theirs in MAY_IMPORT[mine] else f"imports {other}, backwards: {mine} may not import {theirs}"
+        high, low = self.numbers.get(own), self.numbers.get(other)
+        if high is not None and low is not None and low < high:
+            return ""
+        return f"imports {other} ({low}), backwards: not below {high}"
+
+
+def circle(arrows: set) -> list[str]:
+    "Modules that import one another in a circle, by a search through the arrows; empty when there is none."
+    below, done = {}, set()
+    for start, end in sorted(arrows):
+        below.setdefault(start, []).append(end)
+
+    def search(name, path):
+        if name in path:
+            return [*path[path.index(name):], name]
+        found = next(filter(None, (search(n, [*path, name]) for n in below.get(name, []) if n not in done)), [])
+        done.add(name)
+        return found
+
+    return next(filter(None, (search(name, []) for name in list(below) if name not in done)), [])
+
+
+def module_arrows(name: str, path: Path, chart: Map, where: str) -> tuple[set, list[str]]:
+    "The modules that one imports, and what is wrong with it."
+    nodes = list(ast.walk(tree := ast.parse(path.read_text(encoding="utf-8"))))
+    inside = ".".join([PACKAGE, *name.split(".")[:-1]])
+    early = set(export.own_nodes(tree, stop=(*export.Function, ast.Lambda)) if name.endswith(DOOR) else [])
+    problems = [f"{where}:{node.lineno}: star import; name what is used" for node in nodes
+                if is_import(node) and any(alias.name == "*" for alias in node.names)]
+    arrows = set()
+    for node, taken in touched(nodes, inside, chart.packages):
+        here, head = f"{where}:{node.lineno}", taken.partition(".")[0]
+        if head in NOT_AT_RUN_TIME:
+            problems.append(f"{here}: imports {head}, which users do not install")
+        other = chart.target(taken) if head == PACKAGE else None
+        if other == "":
+            problems.append(f"{here}: imports {taken.partition('.')[2]}, which no notebook exports")
+        elif other and node in early:
+            problems.append(f"{here}: imports {other} at once; here only functions import the package")
+        elif other:
+            arrows.add((name, other))
+            wrong = chart.direction(name, other)
+            problems += [f"{here}: {wrong}"] if wrong else []
+    return arrows, list(dict.fromkeys(problems))  # one line for each import, however many names it takes
+
+
+def misplaced(root: Path) -> list[str]:
+    "Pages whose folder is not their package, that have no number there, or that overwrite another's module."
+    pages = exporting(root)
+    times = Counter(name for name, _ in pages)
+    problems = [f"{page.path}: exports {name}, as another page does" for name, page in pages if times[name] > 1]
+    for name, page in pages:
+        package = name.rpartition(".")[0]
+        folder = Path("nbs", *package.split("."))
+        if page.path.parent != folder:
+            problems.append(f"{page.path}: exports {name}; its folder would be {folder}")
+        if package and page.number is None:
+            problems.append(f"{page.path}: no number, so it has no place in the order of imports")
+    return problems
+
+
+def check_imports(root: Path) -> Report:
+    chart, found = Map.of(root), of_pages(modules(root))
+    arrows, problems = set(), misplaced(root)
+    for name, path in found.items():
+        more, wrong = module_arrows(name, path, chart, str(path.relative_to(root)))
+        arrows, problems = arrows | more, problems + wrong
+    if around := circle({(a, b) for a, b in arrows if a != b and not a.endswith(DOOR)}):
+        problems.append(f"a circle: {' -> '.join(around)}")
+    packages = {name.split(".")[0] for name in found if name != DOOR}
+    backwards = sum("backwards" in problem for problem in problems)
+    return Report({"packages": len(packages), "modules": len(found), "arrows": len(arrows)}, problems, f"{backwards} backwards")
+
+
+def public(tree: ast.Module) -> list[str]:
+    "The names in a module's `__all__`."
+    lists = [node.value for node in tree.body if isinstance(node, ast.Assign)
+             and any(getattr(target, "id", "") == "__all__" for target in node.targets)]
+    return [name for value in lists for name in ast.literal_eval(value)]
+
+
+def check_names(root: Path) -> Report:
+    "On nbdev's plain export: what tools/export.py adds to docstrings makes no module longer. The door only repeats names."
+    total, problems = 0, []
+    with tempfile.TemporaryDirectory() as folder:
+        found = of_pages(modules(nbdev_on_copy(root, folder, "nbdev_export")))
+        for name, path in found.items():
+            text, where = path.read_text(encoding="utf-8"), f"{PACKAGE}/{name.replace('.', '/')}.py"
+            names, lines = public(ast.parse(text)), len(text.splitlines())
+            total += len(names) if name != DOOR else 0
+            problems += [f"{where}, {helper}: a test helper in __all__; export it with #| exporti" for helper in names
+                         if PROOF.fullmatch(helper)]
+            if lines > MAX_MODULE_LINES:
+                problems.append(f"{where}: {lines} lines; {MAX_MODULE_LINES} at most")
+    if total > MAX_NAMES:
+        problems.append(f"{total} public names; {MAX_NAMES} at most")
+    visited = sum(not name.endswith(DOOR) for name in found)
+    return Report({"files": visited}, problems, f"{total} public names")
+
+
+def shown(entries: list, docstring: str) -> list[str]:
+    "Parameters that a finished docstring does not list. One without a single comment has no list."
+    missing = [e.name for e in entries if not re.search(rf"^\s*{re.escape(e.name)}( : |$)", docstring, re.MULTILINE)]
+    return [f"the docstring does not show {name}; run python tools/export.py" for name in missing
+            if any(e.comment for e in entries)]
+
+
+def unnamed_errors(function, docstring: str) -> list[str]:
+    "Exceptions that a function raises and its docstring does not name. `raise error` hands on, and is another's matter."
+    found = set()
+    for node in ast.walk(function):
+        error = node.exc if isinstance(node, ast.Raise) else None
+        name = dotted(error.func if isinstance(error, ast.Call) else error).rpartition(".")[2]
+        if name[:1].isupper() and name != "NotImplementedError" and not re.search(rf"\b{name}\b", docstring):
+            found.add(f"raises {name}, which the docstring does not name")
+    return sorted(found)
+
+
+def says_what_it_gives(function, result: export.Entry) -> bool:
+    "A comment, or a type that is a plain class, or nothing to say: no value is returned."
+    plain = re.fullmatch(r"[\w.]+", result.type)
+    gives = any(isinstance(n, (ast.Yield, ast.YieldFrom)) or isinstance(n, ast.Return) and n.value
+                for n in export.own_nodes(function))
+    return bool(result.comment or plain or not gives)
+
+
+def function_problems(source: export.Source, node) -> list[str]:
+    docstring = ast.get_docstring(node) or ""
+    entries, result = export.signature(source, node)
+    problems = [] if docstring else ["no docstring"]
+    problems += [f"parameter {e.name} has no comment" for e in entries if not e.comment]
+    if not says_what_it_gives(node, result):
+        problems.append("what it returns has neither a comment nor a plain type")
+    return problems + unnamed_errors(node, docstring) + (shown(entries, docstring) if docstring else [])
+
+
+def overrides(node: ast.ClassDef, method: str, classes: dict) -> bool:
+    "Whether a base class has said what the method is: one of the same module that has it, or one from elsewhere, by custom."
+    here = [classes[dotted(base)] for base in node.bases if dotted(base) in classes]
+    elsewhere = len(here) < len(node.bases) and method in DOCUMENTED_BY_BASE
+    return elsewhere or any(getattr(n, "name", "") == method for base in here for n in base.body) or any(
+        overrides(base, method, classes) for base in here)
+
+
+def method_problems(source: export.Source, node: ast.ClassDef, method, classes: dict) -> list[str]:
+    docstring = ast.get_docstring(method) or ""
+    entries, _ = export.signature(source, method, method=True)
+    problems = [] if docstring or overrides(node, method.name, classes) else ["no docstring"]
+    if len(entries) > 1:
+        problems += [f"parameter {e.name} has no comment" for e in entries if not e.comment]
+    problems += unnamed_errors(method, docstring) + (shown(entries, docstring) if docstring else [])
+    return [f".{method.name}: {problem}" for problem in problems]
+
+
+def class_problems(source: export.Source, node: ast.ClassDef, classes: dict) -> list[str]:
+    docstring, init = ast.get_docstring(node) or "", export.init_of(node)
+    what, entries = "parameter", export.signature(source, init, method=True)[0] if init else []
+    if export.has_fields(node):
+        what, entries = "field", export.fields(source, node)
+    problems = [] if docstring else ["no docstring"]
+    problems += [f"{what} {e.name} has no comment" for e in entries if not e.comment]
+    problems += (unnamed_errors(init, docstring) if init else []) + (shown(entries, docstring) if docstring else [])
+    problems = [f": {problem}" for problem in problems]
+    methods = [n for n in node.body if isinstance(n, export.Function) and not n.name.startswith("_")]
+    return problems + [problem for method in methods for problem in method_problems(source, node, method, classes)]
+
+
+def check_docs(root: Path) -> Report:
+    "What `__all__` names. A type may be missing where the comment says what a callback takes and gives."
+    visited, count, problems = 0, 0, []
+    for name, path in of_pages(modules(root)).items():
+        source = export.Source(path.read_text(encoding="utf-8"))
+        classes = {node.name: node for node in source.tree.body if isinstance(node, ast.ClassDef)}
+        names, where = set(public(source.tree)), path.relative_to(root)
+        visited += not name.endswith(DOOR)
+        for node in source.tree.body:
+            if getattr(node, "name", "") not in names:
                 continue
-            if tail not in order:
-                problems.append(f"{where}: imports {tail}, which no notebook exports")
-            elif order[tail] >= own:
-                problems.append(f"{where}: imports {tail} ({order[tail]}), not below {own}")
-    return len(paths), problems
+            count += 1
+            if isinstance(node, ast.ClassDef):
+                problems += [f"{where}, {node.name}{problem}" for problem in class_problems(source, node, classes)]
+            else:
+                problems += [f"{where}, {node.name}: {problem}" for problem in function_problems(source, node)]
+    return Report({"files": visited, "functions and classes": count}, problems)
 
 
 def export_problems(source: str) -> list[str]:
     "What is wrong with one export cell."
-    lines = [line for line in source.splitlines() if not line.startswith("#|")]
-    body = ast.parse("\n".join(lines)).body
+    tree = ast.parse("\n".join(line for line in source.splitlines() if not line.startswith("#|")))
     problems = []
-    if len(lines) > MAX_EXPORT_LINES:
-        problems.append(f"{len(lines)} lines; {MAX_EXPORT_LINES} at most, one idea a cell")
-    if any(map(is_import, body)) and not all(map(is_import, body)):
+    for node in ast.walk(tree):
+        if isinstance(node, export.Function):
+            lines = node.end_lineno - min(n.lineno for n in [node, *node.decorator_list]) + 1
+            if lines > MAX_FUNCTION_LINES:
+                problems.append(f"{node.name} has {lines} lines; {MAX_FUNCTION_LINES} at most, one idea a function")
+    if any(map(is_import, tree.body)) and not all(map(is_import, tree.body)):
         problems.append("imports and code in one cell; imports stand alone")
     return problems
+
+
+def count_ideas(texts: list[tuple[str, str]]) -> int:
+    "Export cells with nothing between them are one idea; imports alone are none."
+    ideas, before = 0, False
+    for kind, text in texts:
+        exports = kind == "code" and bool(EXPORT.search(text))
+        code = exports and not all(map(is_import, ast.parse(text).body))
+        ideas += code and not before
+        before = exports and (before or code)
+    return ideas
+
+
+def same_page(root: Path) -> list[str]:
+    "Notebooks of one folder that differ only in their number: their pages would have one name."
+    stems = Counter(path.parent / re.sub(r"^\d+_", "", path.name) for path in notebooks(root))
+    return [f"{path.relative_to(root)}: {count} notebooks of this folder make one page; rename" for path, count in stems.items()
+            if count > 1]
 
 
 def proves(source: str) -> bool:
@@ -175,30 +464,35 @@ def proves(source: str) -> bool:
     return False
 
 
-def check_pages(root: Path) -> tuple[int, list[str]]:
-    problems, pages = [], 0
+def page_problems(name: str, texts: list[tuple[str, str]]) -> list[str]:
+    exports = [(i, text) for i, (kind, text) in enumerate(texts) if kind == "code" and EXPORT.search(text)]
+    problems = [f"{name}, cell {i}: {p}" for i, text in exports for p in export_problems(text)]
+    ideas = count_ideas(texts)
+    prose = sum(kind == "markdown" for kind, _ in texts)
+    proofs = sum(kind == "code" and not EXPORT.search(text) and proves(text) for kind, text in texts)
+    if prose < ideas:
+        problems.append(f"{name}: {prose} prose cells for {ideas} ideas")
+    if 2 * proofs < ideas:
+        problems.append(f"{name}: {proofs} cells with assertions for {ideas} ideas; half at least")
+    if not TITLE.match(next((text for kind, text in texts if kind == "markdown"), "")):
+        problems.append(f"{name}: the page does not open with a title and a promise of one line: # ... > ...")
+    if not any(text.lstrip().startswith("## What can go wrong") for _, text in texts):
+        problems.append(f"{name}: no section 'What can go wrong'")
+    return problems
+
+
+def check_pages(root: Path) -> Report:
+    problems, pages = same_page(root), 0
     for path in notebooks(root):
         texts = [(cell["cell_type"], text_of(cell)) for cell in cells(path)]
-        exports = [(i, text) for i, (kind, text) in enumerate(texts) if kind == "code" and EXPORT.search(text)]
-        pages += bool(exports)
-        if not exports:
-            continue
-        problems += [f"{path.name}, cell {i}: {p}" for i, text in exports for p in export_problems(text)]
-        ideas = sum(not all(map(is_import, ast.parse(text).body)) for _, text in exports)
-        prose = sum(kind == "markdown" for kind, _ in texts)
-        proofs = sum(kind == "code" and not EXPORT.search(text) and proves(text) for kind, text in texts)
-        if prose < ideas:
-            problems.append(f"{path.name}: {prose} prose cells for {ideas} export cells")
-        if 2 * proofs < ideas:
-            problems.append(f"{path.name}: {proofs} cells with assertions for {ideas} export cells; half at least")
-        if not TITLE.match(next((text for kind, text in texts if kind == "markdown"), "")):
-            problems.append(f"{path.name}: the page does not open with a title and a promise of one line: # ... > ...")
-        if not any(text.lstrip().startswith("## What can go wrong") for _, text in texts):
-            problems.append(f"{path.name}: no section 'What can go wrong'")
-    return pages, problems
+        if any(kind == "code" and EXPORT.search(text) for kind, text in texts):
+            pages += 1
+            problems += page_problems(str(path.relative_to(root)), texts)
+    return Report({"files": pages}, problems)
 
 
-CHECKS = {"clean": check_clean, "sync": check_sync, "imports": check_imports, "pages": check_pages}
+CHECKS = {"clean": check_clean, "sync": check_sync, "imports": check_imports, "names": check_names, "docs": check_docs,
+          "pages": check_pages}
 
 
 def main(argv: "list[str] | None" = None, root: Path = ROOT) -> int:
@@ -207,10 +501,12 @@ def main(argv: "list[str] | None" = None, root: Path = ROOT) -> int:
     names = parser.parse_args(argv).checks or list(CHECKS)
     failed = False
     for name in names:
-        visited, problems = CHECKS[name](root)
-        if not visited:
-            problems.append("visited no file, so it proves nothing")
-        print(f"{name}: {visited} files visited, {len(problems)} problems", *problems, sep="\n  ", flush=True)
+        visited, problems, note = CHECKS[name](root)
+        if not all(visited.values()):
+            nothing = ", ".join(what for what, count in visited.items() if not count)
+            problems = [*problems, f"visited no {nothing}, so it proves nothing"]
+        counts = ", ".join(f"{count} {what}" for what, count in visited.items()) + " visited"
+        print(f"{name}: {', '.join(filter(None, [counts, note]))}, {len(problems)} problems", *problems, sep="\n  ", flush=True)
         failed = failed or bool(problems)
     return int(failed)
 
