@@ -75,7 +75,7 @@ def read_model(path: "str | Path", data_root: "str | Path", device: str = "auto"
     minis = own_val(path, data_root, classes, trained)
     val, readings = MiniDataset(minis.records["det"]["val"], 1 << 30), {}
     for name, (agreement, outline) in READINGS.items():
-        own = replace_fields(cfg, agreement=agreement, outline=outline)
+        own = replace_fields(cfg, mask_score_weight=agreement, mask_box_weight=outline)
         seen = {"det": take_evidence(net, make_tasks(classes, own, stride)["det"], val, own, where, minis.root)}
         readings[name] = {**{k: round(v, 6) for k, v in scores_of(seen).items()}, "classes": class_values(seen)["det"]}
     return {"strategy": system, "weights": Path(cfg.net.weights).name, "size": cfg.data.size, "seed": cfg.run.seed,

@@ -48,7 +48,7 @@ from unified_onehead.learn.task import DetectionTask, class_counts, make_tasks
 
 OUT = Path(__file__).resolve().parent / "results" / "diagnosis"
 COMMAND = "python benchmarks/diagnosis.py --data-root DATA --weights WEIGHTS threads=1"
-SHORT = {"size": 128, "views": 5, "epochs_seg": 15, "epochs_det": 15, "epochs_cls": 6, "own_channels": False,
+SHORT = {"size": 128, "cached_views": 5, "epochs_seg": 15, "epochs_det": 15, "epochs_cls": 6, "isolate_channels": False,
          **BOXES_ALONE}  # boxes alone: a mask would hide what a cause does to detection
 TOO_STRONG = 1000.0  # weight of distillation in the case `kd_too_strong`
 TOO_WEAK = 0.01  # factor on the weights of detection's loss in the case `task_weights`
@@ -114,7 +114,7 @@ class Case:
     changes: tuple = ()  # functions of the learner
 
 
-SAME_RATE = {"backbone_lr": 1.0, "later_lr": 1.0, "old_rate": 1.0}  # for every part in every stage
+SAME_RATE = {"backbone_lr": 1.0, "stage_lr_decay": 1.0, "old_lr_scale": 1.0}  # for every part in every stage
 ONE_RATE = {"frozen_blocks": 0, **SAME_RATE}
 CASES = {
     "reference": Case("reference", "the package's recipe, all hidden channels shared"),
@@ -122,12 +122,12 @@ CASES = {
                              "inside crowd boxes, ignored otherwise, are negatives", changes=(no_normalisation,)),
     "no_prior": Case("no bias prior", "every cell starts with confidence 0.5", changes=(no_prior,)),
     "task_weights": Case("detection weighs too little", f"weights of detection's loss times {TOO_WEAK:g}",
-                         {name: TOO_WEAK * getattr(LossConfig(), name) for name in ("box", "conf", "det_cls")}),
+                         {name: TOO_WEAK * getattr(LossConfig(), name) for name in ("loss_box", "loss_conf", "loss_det_cls")}),
     "kd_too_strong": Case("distillation too strong", f"weight of distillation {TOO_STRONG:g}", {"kd": TOO_STRONG}),
     "norm_drift": Case("norm statistics drift", "norms of the frozen backbone in train mode: they normalise by the batch, and "
                        "their statistics follow each stage's images", changes=(norm_drift,)),
     "unfrozen_slow": Case("backbone trains slowly", "whole backbone trains, at a tenth of the rate, halved with every stage",
-                          {"frozen_blocks": 0, "backbone_lr": 0.1, "later_lr": 0.5}),
+                          {"frozen_blocks": 0, "backbone_lr": 0.1, "stage_lr_decay": 0.5}),
     "frozen_one_rate": Case("one rate, frozen backbone", "one learning rate for neck and head in every stage, old outputs too",
                             SAME_RATE),
     "one_rate": Case("one rate for all", "whole backbone trains, one learning rate for everything in every stage", ONE_RATE),

@@ -30,7 +30,7 @@ from unified_onehead.compare.evidence import take_evidence
 from unified_onehead.compare.cells import class_values, make_learner
 from unified_onehead.compare.campaign import refuse_decided
 from unified_onehead.core.files import InputError
-from unified_onehead.core.config import BOXES_ALONE, TASKS
+from unified_onehead.core.config import BOXES_ALONE, RENAMED, TASKS, current_names
 from unified_onehead.data.records import collate, letterbox
 from unified_onehead.learn.checkpoint import device_name
 from unified_onehead.learn.learner import fit_stage
@@ -80,9 +80,19 @@ def trial(name: str, task: str, cfg, fold: int, settings: list, note: str, store
     return line, {task: evidence}
 
 
+def current_line(row: dict) -> dict:
+    "A line with its settings under the names that they have today."
+    settings = row["settings"]
+    if isinstance(settings, list):  # as typed
+        settings = ["=".join([RENAMED.get(key, key), *value]) for key, *value in (word.split("=", 1) for word in settings)]
+    else:
+        settings = current_names({"": settings})[""]
+    return {**row, "settings": settings, "config": current_names(row.get("config") or {})}
+
+
 def read_lines(path: Path) -> "list[dict]":
     "What a search has written; none before its first trial."
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [current_line(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def add_lines(path: Path, rows: "list[dict]") -> None:

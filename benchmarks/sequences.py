@@ -40,16 +40,16 @@ TRIALS = {
     "no growth": {"kd_growth": 1.0},
     "hard targets": {"temperature": 1.0},
     "no replay": {"replay": 0},
-    "nothing old moves": {"old_rate": 0.0},
-    "faster": {"old_rate": 0.1},
-    "fast": {"old_rate": 0.3},
-    "fast without distillation": {"old_rate": 0.3, "kd": 0.0},
+    "nothing old moves": {"old_lr_scale": 0.0},
+    "faster": {"old_lr_scale": 0.1},
+    "fast": {"old_lr_scale": 0.3},
+    "fast without distillation": {"old_lr_scale": 0.3, "kd": 0.0},
     # the recipe
     "no averaging": {"ema": 0.0},
     "longer averaging": {"ema": 0.997},
-    "boxes twice": {"box": 4.0},
-    "confidence twice": {"conf": 2.0},
-    "classes twice": {"det_cls": 2.0},
+    "boxes twice": {"loss_box": 4.0},
+    "confidence twice": {"loss_conf": 2.0},
+    "classes twice": {"loss_det_cls": 2.0},
     "no label smoothing": {"smoothing": 0.0},
     "no zoom": {"zoom_min": 1.0, "zoom_max": 1.0},
     "half the zoom": {"zoom_min": 0.7, "zoom_max": 1.4},
@@ -58,7 +58,7 @@ TRIALS = {
     "no colour": {},
     "no mirror images": {},
 }
-VIEWS = {  # trial -> a function of the page 06_augment, and what stands in for it
+VIEWS = {  # trial -> a function of the page data/01_augment, and what stands in for it
     "no colour": ("jitter_colour", lambda image, generator: image),
     "no mirror images": ("flip", lambda sample: sample),
 }

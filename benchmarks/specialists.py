@@ -206,7 +206,7 @@ def parameter_groups(net: nn.Module, recipe: dict) -> list:
 def plan_epochs(task: str, images: int, cfg) -> list:
     "Steps of keys for every epoch, drawn as for our network, but with a new view each time."
     generator = torch.Generator().manual_seed(cfg.run.seed * 1000)
-    fresh = replace_fields(cfg, views=0)
+    fresh = replace_fields(cfg, cached_views=0)
     return [epoch_steps({task: images}, {task: e}, fresh, Strategy(fresh), generator)
             for e in range(getattr(cfg.train, f"epochs_{task}"))]
 

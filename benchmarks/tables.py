@@ -19,7 +19,7 @@ from unified_onehead.core.files import write_atomic
 from unified_onehead.core.tables import markdown_table
 
 HERE = Path(__file__).resolve().parent
-CELLS, RECORDS, VERIFIED = (HERE / "results" / name for name in ("quality", "agreement", "verified"))
+CELLS, RECORDS, VERIFIED = (HERE / "results" / name for name in ("quality", "mask_score_weight", "verified"))
 README = HERE / "README.md"
 SPECIALISTS = {f"specialist_{task}": tuple(s for s in SCORES if SPOKEN[s] == task) for task in TASKS}
 OURS = "progressive_kd"

@@ -48,7 +48,7 @@ def found(saved, monkeypatch, names):
     sample = letterbox(data.sample(0), cfg.data.size)
     output = net(collate([sample]).images)
     both = []
-    for fields in ({"agreement": 0.0, "outline": 0.0}, {}):
+    for fields in ({"mask_score_weight": 0.0, "mask_box_weight": 0.0}, {}):
         task = make_tasks(classes, replace_fields(cfg, **fields), net.stride)["det"]
         both.append(task.predict(output, 0, sample, cfg.data.size))
     return both

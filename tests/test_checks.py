@@ -448,13 +448,6 @@ def half(
     -------
     float
         the half
-
-    Raises
-    ------
-    ValueError
-        for by = 0
-    InputError
-        where the text is none
     """''')
 
 
@@ -532,21 +525,6 @@ def test_the_text_of_a_docstring_is_kept(literal):
     assert ast.get_docstring(ast.parse(done).body[-1], clean=False).startswith(f"{kept}\n\n    Parameters")
     assert '    x\n        a \\d, and """' in ast.get_docstring(ast.parse(done).body[-1], clean=False)
     assert done.endswith('"""  # why\n    return x\n') and done.startswith("x = 'ü'; y = 2\n")
-
-
-@pytest.mark.parametrize("sentence, expected", [
-    ("Nothing is said.", []),
-    ("Raises InputError.", [("InputError", "")]),
-    ("Raises OSError, and then the old one is there.", [("OSError", "and then the old one is there")]),
-    ("Deletes nothing; raises InputError when `x.json` would go.", [("InputError", "when `x.json` would go")]),
-    ("Raises InputError for no JSON, or not COCO's; more.", [("InputError", "for no JSON, or not COCO's")]),
-    ("Raises SourceError or DiskFull.", [("SourceError", ""), ("DiskFull", "")]),
-    ("Raises Again, SourceError, or what requests raises.", [("Again", ""), ("SourceError", "or what requests raises")]),
-    ("Raises what `retry` tries again.", []),
-])
-def test_sentences_that_name_errors(sentence, expected):
-    source = export.Source("DiskFull, Again")
-    assert [(e.name, e.comment) for e in export.raised(source, sentence)] == expected
 
 
 def test_an_installed_user_sees_the_parameters(empty, monkeypatch):

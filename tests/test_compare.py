@@ -117,7 +117,8 @@ def test_both_readings_of_five_percent():
 
 
 def test_a_specialist_reads_none_of_our_settings(cfg):
-    changed = replace_fields(cfg, lr=1.0, width=64, kd=9.0, box=7.0, agreement=0.1, outline=0.0, epochs_det=9)
+    changed = replace_fields(cfg, lr=1.0, width=64, kd=9.0, loss_box=7.0, mask_score_weight=0.1, mask_box_weight=0.0,
+                             epochs_det=9)
     saved = {"config": compare.shown_config(cfg), "system": "specialist_det"}
     assert compare.differences(saved, changed) == ["epochs_det: 1 in the file, 9 asked for"], "how often an image is shown counts"
     assert len(compare.differences({**saved, "system": "single"}, changed)) == 7
@@ -126,7 +127,7 @@ def test_a_specialist_reads_none_of_our_settings(cfg):
 def test_all_of_ours_ask_the_mask(cfg):
     systems = ("progressive_kd", "joint", "single", "specialist_det")
     read = [compare.settled(Cell(system, cfg)).run for system in systems]
-    assert [(r.agreement, r.outline) for r in read] == [(0.5, 1.0), (0.5, 1.0), (0.5, 1.0), (0.0, 0.0)]
+    assert [(r.mask_score_weight, r.mask_box_weight) for r in read] == [(0.5, 1.0), (0.5, 1.0), (0.5, 1.0), (0.0, 0.0)]
 
 
 def test_folds_are_disjoint_complete_and_even(cfg):
@@ -210,7 +211,7 @@ def test_cells_that_share_views_score_the_same(cfg, tmp_path):
     "The trunk runs once for both cells; the second finds every view and reports it."
     torch.manual_seed(0)
     torch.save(mobilenet_v2().state_dict(), tmp_path / "start.pt")
-    cfg = replace_fields(cfg, backbone="mobilenet_v2", weights=str(tmp_path / "start.pt"), views=2)
+    cfg = replace_fields(cfg, backbone="mobilenet_v2", weights=str(tmp_path / "start.pt"), cached_views=2)
     alone = read_cell(run_cell(Cell("replay", cfg), tmp_path / "alone", lambda *_: None))
     kept = {}
     first, second = (read_cell(run_cell(Cell(s, cfg), tmp_path, lambda *_: None, store=compare.shared_views(cfg, kept)))

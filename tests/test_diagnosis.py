@@ -21,8 +21,8 @@ from unified_onehead.learn.losses import detection_loss  # noqa: E402
 from unified_onehead.data.sources import get_minis  # noqa: E402
 from unified_onehead.data.synthetic import make_synthetic  # noqa: E402
 
-TINY = ["size=64", "width=32", "views=1", "batch_size=4", "epochs_seg=2", "epochs_det=4", "epochs_cls=2", "replay=4",
-        "replay_batch=2", "own_channels=false", "threads=1", "eval_batch=6", "agreement=0", "outline=0"]
+TINY = ["size=64", "width=32", "cached_views=1", "batch_size=4", "epochs_seg=2", "epochs_det=4", "epochs_cls=2", "replay=4",
+        "replay_batch=2", "isolate_channels=false", "threads=1", "eval_batch=6", "mask_score_weight=0", "mask_box_weight=0"]
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +114,11 @@ def test_cases_change_what_they_say(base):
     cfg = diagnosis.case_config("no_pretrained", base)
     assert (cfg.net.backbone, cfg.net.weights) == ("mobilenet_v2", "none"), "another start, the same backbone"
     cfg = diagnosis.case_config("one_rate", base)
-    assert (cfg.net.frozen_blocks, cfg.train.backbone_lr, cfg.train.later_lr) == (0, 1.0, 1.0)
+    assert (cfg.net.frozen_blocks, cfg.train.backbone_lr, cfg.train.stage_lr_decay) == (0, 1.0, 1.0)
     assert replace_fields(diagnosis.case_config("frozen_one_rate", base), frozen_blocks=0) == cfg, "all but the freezing"
     loss = diagnosis.case_config("task_weights", base).loss
-    assert (loss.box, loss.conf, loss.det_cls) == pytest.approx((0.02, 0.01, 0.01)) and loss.seg_ce == base.loss.seg_ce
+    assert (loss.loss_box, loss.loss_conf, loss.loss_det_cls) == pytest.approx((0.02, 0.01, 0.01))
+    assert loss.loss_seg_ce == base.loss.loss_seg_ce
     with pytest.raises(InputError, match="case magic: one of reference, no_normalisation"):
         diagnosis.case_config("magic", base)
 

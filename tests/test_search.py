@@ -52,9 +52,10 @@ def test_a_line_is_known_again_on_another_machine(tmp_path, monkeypatch, capsys)
     root = make_synthetic(tmp_path / "minis", 0, 12, 6, 32)
     monkeypatch.setattr(search, "SEARCH", tmp_path / "search.jsonl")
     monkeypatch.setattr(search, "trial", lambda *_: pytest.fail("it was trained again"))
-    cfg = search.settled(search.Cell("single", replace_fields(preset("smoke"), root="elsewhere", agreement=0.0, outline=0.0)))
+    cfg = search.settled(search.Cell("single", replace_fields(
+        preset("smoke"), root="elsewhere", mask_score_weight=0.0, mask_box_weight=0.0)))
     config = shown_config(cfg)
-    del config["run"]["agreement"], config["run"]["outline"]
+    del config["run"]["mask_score_weight"], config["run"]["mask_box_weight"]
     rows = [{"name": "A", "task": "seg", "fold": k, "seed": 0, "weights": "none", "config": config} for k in range(4)]
     search.SEARCH.write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = ["A", "--task", "seg", "--data-root", str(root), "--weights", "none", "--preset", "smoke"]

@@ -122,4 +122,3 @@ def locked(
         yield
     finally:
         lock.release()
-

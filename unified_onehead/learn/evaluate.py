@@ -13,7 +13,7 @@ from ..data.records import MiniDataset, collate
 from ..data.augment import LetterboxDataset
 from ..model.net import OneHead, UnifiedOutput
 from .task import Task
-from .learner import Learner
+
 
 # %% ../../nbs/learn/07_evaluate.ipynb #c3f6725c
 @torch.no_grad()
@@ -49,13 +49,18 @@ def evaluate(
     return metric
 
 
-def evaluate_seen(learner: Learner, names: "list[str]") -> "tuple[dict, dict]":  # metric -> 0..1; task -> details
+def evaluate_seen(
+    learner,  # a `Learner`: its network, task records, validation images and settings are used
+    names: "list[str]",  # tasks
+) -> "tuple[dict, dict]":  # metric -> 0..1; task -> details
     """Metrics of the named tasks on the validation split, and per-class values and counts beside them.
 
     Parameters
     ----------
-    learner : Learner
+    learner
+        a `Learner`: its network, task records, validation images and settings are used
     names : list[str]
+        tasks
 
     Returns
     -------
