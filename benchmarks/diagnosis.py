@@ -37,7 +37,7 @@ from unified_onehead.core.config import (
 from unified_onehead.model.grid import assign, grid_points, split_detection
 from unified_onehead.learn.checkpoint import device_name
 from unified_onehead.learn.evaluate import evaluate_seen
-from unified_onehead.learn.learner import Learner, fit_stage
+from unified_onehead.learn.learner import Learner
 from unified_onehead.model.net import OneHead, build_network
 from unified_onehead.core.tables import markdown_table
 from unified_onehead.data.sources import get_minis
@@ -252,7 +252,7 @@ def run_sequence(learner: Probe, say=print) -> dict:  # matrix, epochs, and wher
     for stage, names in enumerate(learner.strategy.plan()):
         learner.begin(stage)
         try:
-            fit_stage(learner, stage, names, list(seen))
+            learner.fit_stage(stage, names, list(seen))
         except FloatingPointError as error:
             stopped = {"stage": stage, "step": learner.step - 1, "reason": str(error)}
             say(f"stopped in stage {stage + 1}: {error}")

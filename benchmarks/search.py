@@ -33,7 +33,6 @@ from unified_onehead.core.files import InputError
 from unified_onehead.core.config import BOXES_ALONE, RENAMED, TASKS, current_names
 from unified_onehead.data.records import collate, letterbox
 from unified_onehead.learn.checkpoint import device_name
-from unified_onehead.learn.learner import fit_stage
 from unified_onehead.data.sources import get_minis
 from unified_onehead.learn.task import TASK_TYPES
 
@@ -69,7 +68,7 @@ def trial(name: str, task: str, cfg, fold: int, settings: list, note: str, store
     counts = {"presentations": {}, "replayed": {}}
     minis = inner_minis(get_minis(cfg), task, fold, cfg)
     learner, weights = make_learner(cfg, minis, counts, store)
-    rows = fit_stage(learner, 0, (task,), [])
+    rows = learner.fit_stage(0, (task,), [])
     evidence = take_evidence(learner.net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.root)
     line = {"name": name, "task": task, "fold": fold, "seed": cfg.run.seed, "settings": settings, "note": note, "patch": "",
             "scores": {k: round(v, 5) for k, v in scores_of({task: evidence}).items()},

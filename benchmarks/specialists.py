@@ -76,23 +76,34 @@ SEARCH = Path(__file__).resolve().parent / "results" / "specialists-search.jsonl
 LIBRARIES = {"segmentation_models_pytorch": version("segmentation_models_pytorch"), "timm": version("timm")}
 
 
+@torch.no_grad()
+def pyramid(backbone) -> list:  # (step, channels) of five maps
+    "The last step at each stride from 2 to 32, found by running the backbone; its final 1x1 convolution has no part in it."
+    was_training, last, x = backbone.training, {}, torch.zeros(1, 3, 64, 64, device=next(backbone.parameters()).device)
+    backbone.eval()
+    for index in range(backbone.steps - 1):
+        x = backbone.run_step(index, x)
+        last[64 // x.shape[-1]] = index, x.shape[1]
+    backbone.train(was_training)
+    return [last[stride] for stride in (2, 4, 8, 16, 32)]
+
+
 class Encoder(nn.Module, EncoderMixin):
     """Our backbone as smp wants an encoder: the image and five maps at strides 2 to 32. The last map is the last block's, with
     320 channels, as in DeepLab; the 1x1 convolution to 1280 that follows it serves classifiers and is removed."""
-    taps = {18: (1, 3, 5, 11, 16), 19: (1, 3, 6, 13, 17)}  # steps in the backbone -> steps whose output is a map
-    widths = {18: [3, 16, 24, 40, 112, 320], 19: [3, 16, 24, 32, 96, 320]}
 
     def __init__(self, backbone=None, depth=5, output_stride=32):
         super().__init__()
         self.backbone, self._depth, self._in_channels, self._output_stride = backbone, depth, 3, output_stride
-        self._out_channels = self.widths[backbone.steps]
+        self.taps, widths = zip(*pyramid(backbone))
+        self._out_channels = [3, *widths]
         unused = backbone.step_modules(backbone.steps - 1)
         for parent, name in [(p, n) for p in backbone.modules() for n, child in p.named_children() if child in unused]:
             setattr(parent, name, nn.Identity())
 
     def get_stages(self):
         "Modules by the stride of what they emit; smp dilates those beyond its output stride."
-        *_, before, last = self.taps[self.backbone.steps]
+        *_, before, last = self.taps
         return {32: [m for i in range(before + 1, last + 1) for m in self.backbone.step_modules(i)]}
 
     def forward(self, x):
@@ -100,7 +111,7 @@ class Encoder(nn.Module, EncoderMixin):
         for index in range(self.backbone.steps - 1):
             with torch.set_grad_enabled(wanted and index >= self.backbone.frozen):
                 x = self.backbone.run_step(index, x)
-            if index in self.taps[self.backbone.steps]:
+            if index in self.taps:
                 maps.append(x)
         return maps
 

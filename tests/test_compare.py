@@ -30,7 +30,7 @@ from unified_onehead.compare.tables import rows_of  # noqa: E402
 from unified_onehead.core.files import InputError  # noqa: E402
 from unified_onehead.core.config import preset, replace_fields  # noqa: E402
 from unified_onehead.learn.checkpoint import load_model  # noqa: E402
-from unified_onehead.learn.learner import fit_stage  # noqa: E402
+from unified_onehead.learn.learner import Learner  # noqa: E402
 from unified_onehead.core.files import write_atomic  # noqa: E402
 from unified_onehead.data.sources import find_mini  # noqa: E402
 from unified_onehead.data.synthetic import make_synthetic  # noqa: E402
@@ -238,7 +238,7 @@ def test_a_detector_alone_asks_its_segmenter(cfg, tmp_path, monkeypatch):
     begun = []
     for module in (compare, stages):
         monkeypatch.setattr(module, "fit_stage", lambda learner, stage, names, seen: begun.append(
-            (learner.strategy.name, stage, names, seen)) or fit_stage(learner, stage, names, seen))
+            (learner.strategy.name, stage, names, seen)) or learner.fit_stage(stage, names, seen))
     monkeypatch.setattr(compare, "BorrowedMasks", Spy)
     monkeypatch.setattr(stages, "BorrowedMasks", Spy)
     path = run_cell(Cell("single", cfg), tmp_path, lambda *_: None, networks=tmp_path / "networks")

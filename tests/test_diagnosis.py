@@ -152,7 +152,7 @@ def test_norm_statistics_drift_although_weights_are_frozen(name, drifts, base):
     cfg = replace_fields(base, epochs_seg=1, epochs_det=1)
     learner, _ = diagnosis.make_probe(name, cfg, get_minis(cfg))
     before = {k: v.clone() for k, v in learner.net.backbone.state_dict().items()}
-    diagnosis.fit_stage(learner, 0, ("seg",), [])
+    learner.fit_stage(0, ("seg",), [])
     after = learner.net.backbone.state_dict()
     moved = {k.rpartition(".")[2] for k in before if not torch.equal(before[k], after[k])}
     assert moved == ({"running_mean", "running_var", "num_batches_tracked"} if drifts else set())

@@ -6,7 +6,7 @@ import pytest
 from unified_onehead.core.config import preset, replace_fields, seed_everything
 from unified_onehead.learn.strategies import make_strategy
 from unified_onehead.learn.evaluate import evaluate_seen
-from unified_onehead.learn.learner import Learner, fit_stage
+from unified_onehead.learn.learner import Learner
 from unified_onehead.model.net import build_network
 from unified_onehead.data.sources import read_minis
 from unified_onehead.data.synthetic import make_synthetic
@@ -31,7 +31,7 @@ def test_eight_images_are_learned_by_heart(minis, task):
     net, _ = build_network(cfg, class_counts(minis.classes))
     learner = Learner(net, make_tasks(minis.classes, cfg), make_strategy(cfg), {task: {"train": eight, "val": eight}}, cfg)
     before = evaluate_seen(learner, [task])[0][METRIC[task]]
-    fit_stage(learner, 0, (task,), [])
+    learner.fit_stage(0, (task,), [])
     after = evaluate_seen(learner, [task])[0][METRIC[task]]
     assert before < 0.5, "the start must be bad, or the test shows nothing"
     assert after > 0.9, f"{METRIC[task]} on the eight training images: {after:.3f}"

@@ -34,7 +34,7 @@ from ..learn.strategies import STRATEGIES, make_strategy
 from ..learn.task import class_counts, make_tasks
 from ..learn.checkpoint import device_name, save_model
 from ..learn.evaluate import BorrowedMasks
-from ..learn.learner import Learner, fit_stage
+from ..learn.learner import Learner
 from ..run.measure import floors, versions
 from ..run.stages import check_images, run_stages
 from .folds import fold_minis
@@ -189,7 +189,7 @@ def run_single(
         if not learners:
             check_images(learner)
         learners[task] = learner
-        seconds[task] = round(sum(row["seconds"] for row in fit_stage(learner, 0, (task,), [])), 2)
+        seconds[task] = round(sum(row["seconds"] for row in learner.fit_stage(0, (task,), [])), 2)
         net = BorrowedMasks(learner.net, learners["seg"].net) if task == "det" else learner.net
         evidence[task] = take_evidence(net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.root)
         if keep:

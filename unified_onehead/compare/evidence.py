@@ -16,7 +16,7 @@ from ..core.config import METRICS, TASKS, Config
 from ..core.viz import show_predictions
 from ..data.records import Minis
 from ..learn.metrics import ClassificationMetric, DetectionMetric, SegmentationMetric, count_confusion
-from ..learn.evaluate import evaluate
+from ..learn.evaluate import evaluate_task
 from ..learn.learner import Learner
 from ..run.predict import predict_image
 from .folds import image_name
@@ -155,7 +155,7 @@ def take_evidence(
     noted.metric = NOTES[task.name](task)
     if task.name == "seg":
         noted.predict = lambda *where: two_answers(task.logits(*where))
-    metric = evaluate(net, noted, dataset, cfg.data.size, device, cfg.run.eval_batch)
+    metric = evaluate_task(net, noted, dataset, cfg.data.size, device, cfg.run.eval_batch)
     evidence = {"images": [image_name(r, root) for r in dataset.records], "classes": list(task.classes), **metric.evidence()}
     again, value = scores_of({task.name: evidence})[METRICS[task.name]], metric.compute()[METRICS[task.name]]
     if abs(again - value) > 1e-3:

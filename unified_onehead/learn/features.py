@@ -116,7 +116,7 @@ class Feed:
     def epoch(self, steps: list):
         "Yield (feats, targets, batch) for every step."
         if self.features is not None:
-            yield from (from_memory(self, keys) for keys in steps)
+            yield from map(self.from_memory, steps)
             return
         for task, index in {key[:2] for step in steps for key in step} if self.workers else ():
             self.views.datasets[task].sample(index)  # decoded here once; what a worker decodes is lost with it after the epoch
@@ -146,36 +146,34 @@ class Feed:
         maps = [torch.stack(column).to(self.device).float() for column in zip(*rows)]
         return [m.contiguous(memory_format=torch.channels_last) if m.ndim == 4 else m for m in maps]
 
-# %% ../../nbs/learn/05_features.ipynb #854c42af
-def from_memory(feed: Feed, keys: list) -> tuple:  # feats, targets, batch
-    """A step from memory; views that are not there yet are made, and kept in half precision.
+    def from_memory(self, keys: list) -> tuple:  # feats, targets, batch
+        """A step from memory; views that are not there yet are made, and kept in half precision.
 
-    Parameters
-    ----------
-    feed : Feed
-    keys : list
+        Parameters
+        ----------
+        keys : list
 
-    Returns
-    -------
-    tuple
-        feats, targets, batch
-    """
-    names = [feed.views.name(k) for k in keys]
-    missing = {n: k for n, k in zip(names, keys) if n not in feed.features}
-    if missing:
-        samples = [feed.views[k] for k in missing.values()]
-        images = collate(samples).to(feed.device).images
-        with feed.autocast():  # four images at a time stay in a CPU's cache
-            pieces = images.split(4 if images.device.type == "cpu" else 64)
-            feats = [torch.cat(maps) for maps in zip(*map(feed.folded_trunk.trunk, pieces))]
-        for i, (name, sample) in enumerate(zip(missing, samples)):
-            light = replace(sample, image=sample.image.new_empty(3, 0, 0))  # the pixels are not needed again
-            feed.features[name] = [t[i].half().cpu() for t in feats], light
-    feats = feed.stack([feed.features[n][0] for n in names])
-    if not all(n in feed.targets for n in names):
-        with feed.autocast():
-            said = feed.teacher(feats)
-        feed.targets.update({n: [t[i].half().cpu() for t in said or ()] for i, n in enumerate(names)})
-    targets = feed.stack([feed.targets[n] for n in names])
-    batch = collate([feed.features[n][1] for n in names]).to(feed.device)
-    return feats, UnifiedOutput(*targets) if targets else None, batch
+        Returns
+        -------
+        tuple
+            feats, targets, batch
+        """
+        names = [self.views.name(k) for k in keys]
+        missing = {n: k for n, k in zip(names, keys) if n not in self.features}
+        if missing:
+            samples = [self.views[k] for k in missing.values()]
+            images = collate(samples).to(self.device).images
+            with self.autocast():  # four images at a time stay in a CPU's cache
+                pieces = images.split(4 if images.device.type == "cpu" else 64)
+                feats = [torch.cat(maps) for maps in zip(*map(self.folded_trunk.trunk, pieces))]
+            for i, (name, sample) in enumerate(zip(missing, samples)):
+                light = replace(sample, image=sample.image.new_empty(3, 0, 0))  # the pixels are not needed again
+                self.features[name] = [t[i].half().cpu() for t in feats], light
+        feats = self.stack([self.features[n][0] for n in names])
+        if not all(n in self.targets for n in names):
+            with self.autocast():
+                said = self.teacher(feats)
+            self.targets.update({n: [t[i].half().cpu() for t in said or ()] for i, n in enumerate(names)})
+        targets = self.stack([self.targets[n] for n in names])
+        batch = collate([self.features[n][1] for n in names]).to(self.device)
+        return feats, UnifiedOutput(*targets) if targets else None, batch

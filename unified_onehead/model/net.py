@@ -22,6 +22,38 @@ def group_norm(channels: int) -> nn.GroupNorm:
     "Group norm with 8 channels a group."
     return nn.GroupNorm(max(1, channels // 8), channels)
 
+# %% ../../nbs/model/01_net.ipynb #7561689d
+def channel_entries(
+    module: nn.Module,  # a convolution, a linear map or a norm
+    name: str,  # what the layer that holds it calls it
+    outputs: "list[slice]",  # its output channels
+    inputs: slice = slice(None),  # of its input channels, those that count; a depthwise kernel has one input, its own
+) -> "dict[str, torch.Tensor]":  # name.parameter -> bool, the parameter's shape
+    """Which entries of a module make these output channels from these input channels.
+
+    Parameters
+    ----------
+    module : nn.Module
+        a convolution, a linear map or a norm
+    name : str
+        what the layer that holds it calls it
+    outputs : list[slice]
+        its output channels
+    inputs : slice, default slice(None)
+        of its input channels, those that count; a depthwise kernel has one input, its own
+
+    Returns
+    -------
+    dict[str, torch.Tensor]
+        name.parameter -> bool, the parameter's shape
+    """
+    masks = {}
+    for key, p in module.named_parameters():
+        mask = masks[f"{name}.{key}"] = torch.zeros_like(p, dtype=torch.bool)
+        for rows in outputs:
+            mask[(rows, inputs)[:min(p.ndim, 2)]] = True
+    return masks
+
 # %% ../../nbs/model/01_net.ipynb #54966347
 class DynamicFeatureFusion(nn.Module):
     """The neck: one lateral convolution a stride, all brought to one stride, a sum with learned weights that add up to 1.
@@ -53,6 +85,12 @@ class DynamicFeatureFusion(nn.Module):
             context = [nn.Conv2d(width, width, 7, padding=3, groups=width, bias=False)] if s == strides[-1] else []
             self.laterals.append(nn.Sequential(nn.Conv2d(c, width, k, stride=k, bias=False), *context, group_norm(width)))
         self.logits = nn.Parameter(torch.zeros(len(channels), width))
+
+    def owned(self, task: str, block: slice) -> "dict[str, torch.Tensor]":
+        "Which entries belong to a task: those that make its block of channels, from whatever the backbone gives."
+        weight = torch.zeros_like(self.logits, dtype=torch.bool)
+        weight[:, block] = True
+        return {"logits": weight, **channel_entries(self.laterals, "laterals", [block])}
 
     def weights(self) -> torch.Tensor:  # strides x width, positive, sum 1 over the strides
         """How much each stride contributes to each channel.
@@ -105,6 +143,30 @@ def separable(
     return nn.Sequential(nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False),
                          nn.Conv2d(channels, channels, 1, bias=False))
 
+
+def block_entries(
+    layer: nn.Module,  # with a separable `conv` and a `norm`
+    block: slice,  # channels of one task
+) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
+    """Which entries make a block of channels and read no later one.
+
+    Parameters
+    ----------
+    layer : nn.Module
+        with a separable `conv` and a `norm`
+    block : slice
+        channels of one task
+
+    Returns
+    -------
+    dict[str, torch.Tensor]
+        parameter name -> bool, the parameter's shape
+    """
+    depthwise, pointwise = layer.conv
+    return {**channel_entries(depthwise, "conv.0", [block]),
+            **channel_entries(pointwise, "conv.1", [block], slice(0, block.stop)),
+            **channel_entries(layer.norm, "norm", [block])}
+
 # %% ../../nbs/model/01_net.ipynb #9f9572b6
 class TaskAwarenessLayer(nn.Module):
     "A separable convolution whose normalised output is scaled and shifted by a function of the image's own features."
@@ -115,6 +177,12 @@ class TaskAwarenessLayer(nn.Module):
         self.modulation = nn.Linear(channels, 2 * channels)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
+
+    def owned(self, task: str, block: slice) -> "dict[str, torch.Tensor]":
+        "Which entries belong to a task: a `ConvLayer`'s, and its block's scale and shift as far as they read nothing later."
+        width, known = self.norm.num_channels, slice(0, block.stop)
+        halves = [block, slice(width + block.start, width + block.stop)]  # scale, shift
+        return {**block_entries(self, block), **channel_entries(self.modulation, "modulation", halves, known)}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # same shape
         """Convolve, modulate, activate.
@@ -190,6 +258,10 @@ class UnifiedOutputLayer(nn.Module):
         det, seg, cls = self.sizes
         return {"det": slice(0, det), "seg": slice(det, det + seg), "cls": slice(det + seg, det + seg + cls)}[task]
 
+    def owned(self, task: str, block: slice) -> "dict[str, torch.Tensor]":
+        "Which entries belong to a task: its output channels, as far as they read no later task's block."
+        return channel_entries(self.conv, "conv", [self.channels(task)], slice(0, block.stop))
+
     def split(self, raw: torch.Tensor) -> UnifiedOutput:  # from B x all channels x h x w
         """The three outputs as slices of one tensor.
 
@@ -217,6 +289,10 @@ class ConvLayer(nn.Module):
     def __init__(self, channels: int, kernel: int = 3):
         super().__init__()
         self.conv, self.norm = separable(channels, kernel), group_norm(channels)
+
+    def owned(self, task: str, block: slice) -> "dict[str, torch.Tensor]":
+        "Which entries belong to a task: those that make its block of channels and read no later one."
+        return block_entries(self, block)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         "Same shape."
@@ -265,6 +341,28 @@ class OneHead(nn.Module):
         self.neck = DynamicFeatureFusion(backbone.channels, width, backbone.strides, stride)
         self.head = TaskAdaptiveProcessor(width, counts, stride // backbone.strides[0])
         self.to(memory_format=torch.channels_last)
+
+    def owned(
+        self,
+        task: str,  # seg | det | cls
+        block: slice,  # the task's hidden channels
+    ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
+        """Which entries of neck and head belong to a task, as each layer declares it. The backbone is everybody's.
+
+        Parameters
+        ----------
+        task : str
+            seg | det | cls
+        block : slice
+            the task's hidden channels
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            parameter name -> bool, the parameter's shape
+        """
+        parts = {"neck": self.neck, **{f"head.layers.{k}": layer for k, layer in enumerate(self.head.layers)}}
+        return {f"{name}.{key}": mask for name, part in parts.items() for key, mask in part.owned(task, block).items()}
 
     def trunk(self, images: torch.Tensor) -> list:
         "The frozen blocks; B x 3 x S x S images, S a multiple of 32. Raises ValueError for other sizes."

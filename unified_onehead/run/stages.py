@@ -24,7 +24,7 @@ from ..learn.strategies import make_strategy
 from ..learn.task import class_counts, make_tasks
 from ..learn.checkpoint import device_name, load_model, save_model
 from ..learn.evaluate import BorrowedMasks, evaluate_seen
-from ..learn.learner import Learner, fit_stage
+from ..learn.learner import Learner
 from .folder import (
     RunLog, changes, check_same_run, claimed, first_readable, keep_checkpoint, keep_finished, numbered, open_folder,
     read_log, what_is_in, write_json)
@@ -57,7 +57,7 @@ def run_stages(
         key = "+".join(names)
         if key not in state["matrix"]:
             stored = {t: set(k) for t, k in learner.strategy.memory.kept.items()}
-            rows = fit_stage(learner, stage, names, list(seen))
+            rows = learner.fit_stage(stage, names, list(seen))
             seen += names
             state["matrix"][key], state["details"] = evaluate_seen(learner, seen)
             state["seconds"][key] = round(sum(r["seconds"] for r in rows), 2)
@@ -137,11 +137,10 @@ def single_task_runs(cfg: Config, minis: Minis, folder: Path, log, say=print) ->
         learner = Learner(nets[task], tasks, strategy, minis.records, cfg,
                           lambda row, task=task: log({**row, "single_task": task}))
         if not saved:
-            fit_stage(learner, 0, (task,), [])
+            learner.fit_stage(0, (task,), [])
             keep_checkpoint(path, learner, minis, say, start=weights["sha256"])
-        if task == "det":
-            learner.net = BorrowedMasks(nets["det"], nets["seg"])
-        scores.update(evaluate_seen(learner, [task])[0])
+        net = BorrowedMasks(nets["det"], nets["seg"]) if task == "det" else nets[task]
+        scores.update(evaluate_seen(learner, [task], net)[0])
     return scores
 
 # %% ../../nbs/run/05_stages.ipynb #7c08b045
@@ -306,9 +305,7 @@ def check_images(learner: Learner) -> None:
 # %% ../../nbs/run/05_stages.ipynb #479aca3f
 def reproduces(path: Path, learner: Learner, final: "dict[str, float]") -> bool:
     "True when the saved file, loaded afresh, gives the same metrics."
-    trained, learner.net = learner.net, load_model(path, learner.device)[0]
-    again, _ = evaluate_seen(learner, list(TASKS))
-    learner.net = trained
+    again, _ = evaluate_seen(learner, list(TASKS), load_model(path, learner.device)[0])
     return all(abs(again[m] - final[m]) < 1e-6 for m in METRICS.values())
 
 # %% ../../nbs/run/05_stages.ipynb #6a869bb8
