@@ -129,8 +129,20 @@ def download_drive(
 MOUNT = "/content/drive"  # where Colab mounts Google Drive
 
 
-def on_drive(folder: "str | os.PathLike") -> bool:
-    "Whether a folder lies below Colab's mountpoint."
+def on_drive(
+    folder: "str | os.PathLike",  # any path; it need not exist
+) -> bool:
+    """Whether a folder lies below Colab's mountpoint.
+
+    Parameters
+    ----------
+    folder : str | os.PathLike
+        any path; it need not exist
+
+    Returns
+    -------
+    bool
+    """
     parts = Path(MOUNT).parts
     return Path(os.path.abspath(folder)).parts[:len(parts)] == parts
 
