@@ -40,7 +40,7 @@ class DataConfig:
     n_val : int, default 60
         synthetic images per task for validation (the assignment's number)
     det_classes : tuple[str, ...], default ()
-        ten names; empty: the ten most frequent, or ten that leave fewer images empty (`sources`)
+        ten names; empty: the ten most frequent, or ten that leave none empty (`data.sources`)
     size : int, default 256
         input side in pixels, a multiple of 32; larger finds smaller objects and costs its square
     workers : int, default 0
@@ -51,7 +51,7 @@ class DataConfig:
     synthetic_side: int = 128  # side of a synthetic image, pixels
     n_train: int = 240  # synthetic images per task for training (the assignment's number)
     n_val: int = 60  # synthetic images per task for validation (the assignment's number)
-    det_classes: tuple[str, ...] = ()  # ten names; empty: the ten most frequent, or ten that leave fewer images empty (`sources`)
+    det_classes: tuple[str, ...] = ()  # ten names; empty: the ten most frequent, or ten that leave none empty (`data.sources`)
     size: int = 256  # input side in pixels, a multiple of 32; larger finds smaller objects and costs its square
     workers: int = 0  # loader processes; 0 on small CPUs, where they would take the trainer's cores
 
@@ -92,7 +92,7 @@ class LossConfig:
     loss_box : float, default 2.0
         weight of detection's GIoU loss, over positive locations
     loss_conf : float, default 1.0
-        weight of detection's confidence (does not know classes), focal, over all locations
+        weight of detection's confidence (knows no classes), focal, over all locations
     loss_det_cls : float, default 1.0
         weight of detection's cross-entropy of classes, over positive locations
     loss_seg_ce : float, default 1.0
@@ -103,7 +103,7 @@ class LossConfig:
         label smoothing of the classification loss: the share spread over all classes
     """
     loss_box: float = 2.0  # weight of detection's GIoU loss, over positive locations
-    loss_conf: float = 1.0  # weight of detection's confidence (does not know classes), focal, over all locations
+    loss_conf: float = 1.0  # weight of detection's confidence (knows no classes), focal, over all locations
     loss_det_cls: float = 1.0  # weight of detection's cross-entropy of classes, over positive locations
     loss_seg_ce: float = 1.0  # weight of segmentation's cross-entropy, over pixels
     loss_seg_dice: float = 1.0  # weight of segmentation's Dice loss, over regions
@@ -129,7 +129,7 @@ class TrainConfig:
     backbone_lr : float, default 0.1
         factor on `lr` for the unfrozen backbone; 1 without pretrained weights
     stage_lr_decay : float, default 0.5
-        factor per stage on the rate of what all tasks share: an unfrozen backbone, see isolate_channels
+        factor per stage on the rate of what tasks share: an unfrozen backbone, see isolate_channels
     weight_decay : float, default 1e-2
         AdamW's, not on norms and biases
     warmup : int, default 30
@@ -155,7 +155,7 @@ class TrainConfig:
     batch_size: int = 16  # images of the stage's own task in a step
     lr: float = 2e-3  # peak learning rate of neck and head (AdamW)
     backbone_lr: float = 0.1  # factor on `lr` for the unfrozen backbone; 1 without pretrained weights
-    stage_lr_decay: float = 0.5  # factor per stage on the rate of what all tasks share: an unfrozen backbone, see isolate_channels
+    stage_lr_decay: float = 0.5  # factor per stage on the rate of what tasks share: an unfrozen backbone, see isolate_channels
     weight_decay: float = 1e-2  # AdamW's, not on norms and biases
     warmup: int = 30  # steps of linear warm-up in every stage
     clip: float = 10.0  # global gradient norm is clipped here
@@ -174,7 +174,7 @@ class DistillConfig:
     Attributes
     ----------
     strategy : str, default "progressive_kd"
-        see the strategies page: naive, frozen, ewc, lwf, replay, isolation, joint
+        see learn.strategies: naive, frozen, ewc, lwf, replay, isolation, joint
     kd : float, default 2.0
         weight of an earlier task's distillation in stage 2
     kd_growth : float, default 1.5
@@ -192,7 +192,7 @@ class DistillConfig:
     ewc : float, default 1e4
         weight of EWC's penalty
     """
-    strategy: str = "progressive_kd"  # see the strategies page: naive, frozen, ewc, lwf, replay, isolation, joint
+    strategy: str = "progressive_kd"  # see learn.strategies: naive, frozen, ewc, lwf, replay, isolation, joint
     kd: float = 2.0  # weight of an earlier task's distillation in stage 2
     kd_growth: float = 1.5  # factor on `kd` for every further stage: the progressive part
     temperature: float = 2.0  # softens class distributions
@@ -220,9 +220,9 @@ class RunConfig:
     eval_batch : int, default 10
         images in an evaluation step
     mask_score_weight : float, default 0.5
-        weight of the mask's opinion in the score of a box whose class both know; 0: none
+        weight of the mask's agreement in the score of a box whose class both tasks know; 0: none
     mask_box_weight : float, default 1.0
-        how far such a box moves to its mask, as a share of how they agree; 0: not at all
+        how far such a box moves towards its mask's outline, times their agreement; 0: not at all
     single_task : bool, default False
         also train each task alone, for the strict reading of forgetting (doubles the time)
     """
@@ -231,8 +231,8 @@ class RunConfig:
     device: str = "auto"  # auto | cpu | cuda | mps
     threads: int = 0  # CPU threads; 0 leaves torch's choice
     eval_batch: int = 10  # images in an evaluation step
-    mask_score_weight: float = 0.5  # weight of the mask's opinion in the score of a box whose class both know; 0: none
-    mask_box_weight: float = 1.0  # how far such a box moves to its mask, as a share of how they agree; 0: not at all
+    mask_score_weight: float = 0.5  # weight of the mask's agreement in the score of a box whose class both tasks know; 0: none
+    mask_box_weight: float = 1.0  # how far such a box moves towards its mask's outline, times their agreement; 0: not at all
     single_task: bool = False  # also train each task alone, for the strict reading of forgetting (doubles the time)
 
 
@@ -270,7 +270,7 @@ RENAMED = {  # name in older files -> name today
 
 # %% ../../nbs/core/01_config.ipynb #8c1be722
 MACHINE = ("root", "synthetic_dir", "device", "threads", "workers")  # settings of a machine, not of an experiment
-BOXES_ALONE = {  # no mask is asked: there is none, or the file is older than these settings
+BOXES_ALONE = {  # masks do not refine boxes: there are none, or the file is older than these settings
     "mask_score_weight": 0.0, "mask_box_weight": 0.0}
 
 # %% ../../nbs/core/01_config.ipynb #7b32332a

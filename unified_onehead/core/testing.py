@@ -48,8 +48,8 @@ def expect_error(
 
 # %% ../../nbs/core/05_testing.ipynb #9d460678
 class ToyFiles(BaseHTTPRequestHandler):
-    """Serves `files` (path -> bytes) with Range; `faults` (path -> list of 404, 429, 503, "cut" or "no range") are used up one per
-    request; `log` gets each request's path and Range."""
+    """Serves `files` (path -> bytes) with Range; `faults` (path -> list of 404, 429, 503, "cut" or "no range") are used up one
+    per request; `log` gets each request's path and Range."""
     files, faults, log = {}, {}, []
 
     def do_GET(self):

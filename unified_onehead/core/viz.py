@@ -106,8 +106,8 @@ def draw_boxes(
     names: "list | None" = None,  # class names; without them the number is written
     dashed: "Tensor | None" = None,  # [N] bool, which outlines are dashed
 ) -> Axes:  # `ax`
-    """Outline boxes and write class and score in their upper left corner. Raises ValueError for boxes that are no xyxy and for labels,
-    scores or flags of another number.
+    """Outline boxes and write class and score in their upper left corner. Raises ValueError for boxes that are no xyxy and for
+    labels, scores or flags of another number.
 
     Parameters
     ----------
@@ -168,8 +168,8 @@ def draw_mask(
     names: "list | None" = None,  # class names; when given, a legend lists the classes that occur
     alpha: float = 0.6,  # opacity of the colours
 ) -> Axes:  # `ax`
-    """Lay a mask over an image in VOC's colours; background (0) is transparent, ignored pixels are white. Raises ValueError for what is
-    no [H, W] of integers.
+    """Lay a mask over an image in VOC's colours; background (0) is transparent, ignored pixels are white. Raises ValueError for
+    what is no [H, W] of integers.
 
     Parameters
     ----------
@@ -208,8 +208,8 @@ def show_batch(
     n: int = 8,  # at most so many samples
     columns: int = 4,  # images per row
 ) -> Figure:  # one panel per sample
-    """Draw samples with their labels: boxes for detection, mask for segmentation, class name for classification. Raises ValueError for
-    an empty batch.
+    """Draw samples with their labels: boxes for detection, mask for segmentation, class name for classification. Raises
+    ValueError for an empty batch.
 
     Parameters
     ----------
