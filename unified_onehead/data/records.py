@@ -216,8 +216,8 @@ def read_mask(
 def load_sample(
     record: Record,  # what to decode
 ) -> Sample:  # at original resolution
-    """Decode a record. Raises InputError for damaged files and for a mask of another size than its image, ValueError for a labelled
-    record that should be turned.
+    """Decode a record. Raises InputError for damaged files and for a mask of another size than its image, ValueError for a
+    labelled record that should be turned.
 
     Parameters
     ----------
