@@ -30,7 +30,7 @@ from unified_onehead.compare.tables import rows_of  # noqa: E402
 from unified_onehead.core.files import InputError  # noqa: E402
 from unified_onehead.core.config import preset, replace_fields  # noqa: E402
 from unified_onehead.learn.checkpoint import load_model  # noqa: E402
-from unified_onehead.learn.learner import Learner  # noqa: E402
+
 from unified_onehead.core.files import write_atomic  # noqa: E402
 from unified_onehead.data.sources import find_mini  # noqa: E402
 from unified_onehead.data.synthetic import make_synthetic  # noqa: E402

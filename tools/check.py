@@ -379,10 +379,10 @@ def overrides(node: ast.ClassDef, method: str, classes: dict) -> bool:
 
 
 def method_problems(source: export.Source, node: ast.ClassDef, method, classes: dict) -> list[str]:
-    docstring = ast.get_docstring(method) or ""
+    docstring, said = ast.get_docstring(method) or "", overrides(node, method.name, classes)
     entries, _ = export.signature(source, method, method=True)
-    problems = [] if docstring or overrides(node, method.name, classes) else ["no docstring"]
-    if len(entries) > 1:
+    problems = [] if docstring or said else ["no docstring"]
+    if len(entries) > 1 and not said:  # what the base says of its parameters holds for the subclass
         problems += [f"parameter {e.name} has no comment" for e in entries if not e.comment]
     problems += unnamed_errors(method, docstring) + (shown(entries, docstring) if docstring else [])
     return [f".{method.name}: {problem}" for problem in problems]

@@ -18,8 +18,20 @@ from ..model.net import OneHead
 from .task import class_counts
 
 # %% ../../nbs/learn/06_checkpoint.ipynb #3b01fbe2
-def pick_device(name: str = "auto") -> torch.device:
-    "The device of that name; `auto` takes the best one. Raises InputError for a device that is not there."
+def pick_device(
+    name: str = "auto",  # auto, cpu, cuda or mps
+) -> torch.device:
+    """The device of that name; `auto` takes the best one. Raises InputError for a device that is not there.
+
+    Parameters
+    ----------
+    name : str, default "auto"
+        auto, cpu, cuda or mps
+
+    Returns
+    -------
+    torch.device
+    """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name not in ("auto", *there):
         raise InputError(f"device={name}: one of auto, cpu, cuda, mps.")
@@ -28,8 +40,20 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(next(d for d, found in there.items() if found) if name == "auto" else name)
 
 
-def device_name(device: torch.device) -> str:
-    "The device in words, to stand beside every figure."
+def device_name(
+    device: torch.device,  # any device of torch
+) -> str:
+    """The device in words, to stand beside every figure.
+
+    Parameters
+    ----------
+    device : torch.device
+        any device of torch
+
+    Returns
+    -------
+    str
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
@@ -39,19 +63,22 @@ FORMAT = "unified_onehead 2"  # 2: the head's hidden layers are residual
 
 # %% ../../nbs/learn/06_checkpoint.ipynb #4fd99f51
 def save_model(
-    path: "str | Path",
-    net: OneHead,
-    cfg: Config,
+    path: "str | Path",  # where the file shall be; its folder exists
+    net: OneHead,  # in any state; its tensors are copied as they are
+    cfg: Config,  # what it was made with
     classes: "dict[str, list]",  # task -> names
     **more,  # further plain values, kept under their name
 ) -> None:
-    """Write a self-describing checkpoint atomically.
+    """Write a self-describing checkpoint atomically. Raises OSError where the disk refuses; an older file is then still there.
 
     Parameters
     ----------
     path : str | Path
+        where the file shall be; its folder exists
     net : OneHead
+        in any state; its tensors are copied as they are
     cfg : Config
+        what it was made with
     classes : dict[str, list]
         task -> names
     **more
@@ -71,7 +98,7 @@ class NotReadableNow(InputError):
 
 def load_model(
     path: "str | Path",  # written by `save_model`
-    device="cpu",
+    device="cpu",  # where the network shall be
 ) -> "tuple[OneHead, Config, dict, dict]":  # network in eval, configuration, class names, the whole file
     """Read a checkpoint. Raises InputError for files that are not ours or damaged, NotReadableNow where the disk refuses.
 
@@ -80,6 +107,7 @@ def load_model(
     path : str | Path
         written by `save_model`
     device : default "cpu"
+        where the network shall be
 
     Returns
     -------

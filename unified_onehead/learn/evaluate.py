@@ -19,12 +19,12 @@ from .task import Task
 @torch.no_grad()
 def evaluate_task(
     net: torch.nn.Module,  # images -> UnifiedOutput
-    task: Task,
+    task: Task,  # its prediction and its metric are used
     dataset: MiniDataset,  # validation images
     size: int,  # input side, pixels
-    device,
-    batch_size: int = 10,
-):  # the task's metric, fed with every image
+    device,  # where the network is
+    batch_size: int = 10,  # images per forward pass
+) -> object:  # the task's metric, fed with every image
     """Run a network over a task's images.
 
     Parameters
@@ -32,12 +32,20 @@ def evaluate_task(
     net : torch.nn.Module
         images -> UnifiedOutput
     task : Task
+        its prediction and its metric are used
     dataset : MiniDataset
         validation images
     size : int
         input side, pixels
     device
+        where the network is
     batch_size : int, default 10
+        images per forward pass
+
+    Returns
+    -------
+    object
+        the task's metric, fed with every image
     """
     net.eval()
     metric = task.metric(dataset.records)
@@ -81,9 +89,21 @@ def evaluate_seen(
 
 # %% ../../nbs/learn/07_evaluate.ipynb #9254e512
 class BorrowedMasks(torch.nn.Module):
-    "A network that answers with the masks of another, in two passes: a detector that learned alone has none of its own."
+    """A network that answers with the masks of another, in two passes: a detector that learned alone has none of its own.
 
-    def __init__(self, net: OneHead, segmenter: OneHead):
+    Parameters
+    ----------
+    net : OneHead
+        gives boxes and classes
+    segmenter : OneHead
+        gives the masks
+    """
+
+    def __init__(
+        self,
+        net: OneHead,  # gives boxes and classes
+        segmenter: OneHead,  # gives the masks
+    ):
         super().__init__()
         self.net, self.segmenter = net, segmenter
 

@@ -23,9 +23,9 @@ from .strategies import Strategy
 def epoch_steps(
     sizes: "dict[str, int]",  # task -> number of training images, the tasks of this stage
     turns: "dict[str, int]",  # task -> how often it had its turn before
-    cfg: Config,
+    cfg: Config,  # train.batch_size, train.cached_views and distill.replay_batch are read
     strategy: Strategy,  # its memory gives the replayed images
-    generator: torch.Generator,
+    generator: torch.Generator,  # decides order and replayed images
 ) -> "list[list[tuple[str, int, int]]]":  # keys of every step
     """The keys of one epoch, step by step.
 
@@ -36,9 +36,11 @@ def epoch_steps(
     turns : dict[str, int]
         task -> how often it had its turn before
     cfg : Config
+        train.batch_size, train.cached_views and distill.replay_batch are read
     strategy : Strategy
         its memory gives the replayed images
     generator : torch.Generator
+        decides order and replayed images
 
     Returns
     -------
@@ -88,6 +90,7 @@ class Feed:
     net : OneHead
         its trunk is used; the trunk must not change while the feed lives
     device : torch.device
+        where batches go
     keep : dict | None
         where the trunk's output of every view is kept; None keeps nothing
     workers : int, default 0
@@ -102,7 +105,7 @@ class Feed:
         self,
         views: ViewDataset,  # augmented views by key
         net: OneHead,  # its trunk is used; the trunk must not change while the feed lives
-        device: torch.device,
+        device: torch.device,  # where batches go
         keep: "dict | None",  # where the trunk's output of every view is kept; None keeps nothing
         workers: int = 0,  # loader processes when nothing is kept
         teacher=lambda feats: None,  # what a teacher says about trunk features; kept for as long as the feed lives

@@ -162,13 +162,19 @@ class Learner:
         self.views, self.shown = ViewDataset(self.train_sets, cfg.data.size, zoom, seed), {}  # shown: of the latest stage
         self.presented, self.replayed = Counter(), Counter()  # task -> images shown in its own stage, and beside later ones
 
-    def plan(self, names: "tuple[str, ...]", generator: torch.Generator) -> list:  # epochs of steps of keys
+    def plan(
+        self,
+        names: "tuple[str, ...]",  # tasks of the stage
+        generator: torch.Generator,  # decides order and replayed images
+    ) -> list:  # epochs of steps of keys
         """All steps of a stage.
 
         Parameters
         ----------
         names : tuple[str, ...]
+            tasks of the stage
         generator : torch.Generator
+            decides order and replayed images
 
         Returns
         -------
@@ -184,13 +190,19 @@ class Learner:
         return Feed(self.views, self.net, self.device, self.store if self.cfg.train.cached_views else None,
                     self.cfg.data.workers, self.strategy.targets, self.accelerator.autocast)
 
-    def make_optimizer(self, total: int, stage: int) -> tuple:  # optimiser, schedule, averaged network
+    def make_optimizer(
+        self,
+        total: int,  # steps of the stage
+        stage: int,  # counts from 0
+    ) -> tuple:  # optimiser, schedule, averaged network
         """What a stage of `total` steps needs.
 
         Parameters
         ----------
         total : int
+            steps of the stage
         stage : int
+            counts from 0
 
         Returns
         -------
@@ -297,8 +309,20 @@ class Learner:
         return {"loss": means.pop("loss"), "gradient": sum(norms) / max(1, len(norms)), "parts": means,
                 "lr": optimizer.param_groups[0]["lr"], "images": images, "seconds": time.perf_counter() - started}
 
-    def count_shown(self, plan: list, names: "tuple[str, ...]") -> None:
-        "Note which images a stage's steps show, and how often those of its own tasks and those of others."
+    def count_shown(
+        self,
+        plan: list,  # epochs of steps of keys
+        names: "tuple[str, ...]",  # tasks of the stage
+    ) -> None:
+        """Note which images a stage's steps show, and how often those of its own tasks and those of others.
+
+        Parameters
+        ----------
+        plan : list
+            epochs of steps of keys
+        names : tuple[str, ...]
+            tasks of the stage
+        """
         self.shown = shown_images(plan)
         for task, *_ in (key for epoch in plan for step in epoch for key in step):
             (self.presented if task in names else self.replayed)[task] += 1

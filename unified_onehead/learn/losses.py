@@ -50,7 +50,7 @@ def detection_loss(
     boxes: list,  # B tensors N x 4, x1 y1 x2 y2 in input pixels
     labels: list,  # B tensors N
     crowd: list,  # B bool tensors N
-    stride: int,
+    stride: int,  # pixels per location
 ) -> dict:  # box, conf, det_cls
     """Anchor-free detection loss, normalised by positives.
 
@@ -65,6 +65,7 @@ def detection_loss(
     crowd : list
         B bool tensors N
     stride : int
+        pixels per location
 
     Returns
     -------
@@ -165,14 +166,14 @@ def classification_loss(
 
 # %% ../../nbs/learn/00_losses.ipynb #46bd9e9a
 def weighted_sum(
-    parts: "dict[str, torch.Tensor]",  # named unweighted scalars
+    terms: "dict[str, torch.Tensor]",  # named unweighted scalars
     weights: "dict[str, float]",  # weight of each name; 1 where a name is missing
 ) -> torch.Tensor:  # scalar
-    """The loss to minimise. Raises FloatingPointError that prints the parts when it is not finite.
+    """The loss to minimise. Raises FloatingPointError that prints the terms when it is not finite.
 
     Parameters
     ----------
-    parts : dict[str, torch.Tensor]
+    terms : dict[str, torch.Tensor]
         named unweighted scalars
     weights : dict[str, float]
         weight of each name; 1 where a name is missing
@@ -182,9 +183,9 @@ def weighted_sum(
     torch.Tensor
         scalar
     """
-    total = sum(weights.get(name, 1.0) * value for name, value in parts.items())
+    total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
     if not torch.isfinite(total):
-        shown = ", ".join(f"{name}={value.item():.4g}" for name, value in parts.items())
+        shown = ", ".join(f"{name}={value.item():.4g}" for name, value in terms.items())
         raise FloatingPointError(f"the loss is not finite: {shown}. Lower lr, or look for damaged labels with "
                                  "`unified-onehead data check`.")
     return total

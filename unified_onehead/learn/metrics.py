@@ -63,7 +63,7 @@ def check_names(
     names: "list | None",  # class names, or None
     n: int,  # number of classes
 ) -> list:  # n names; the numbers where none were given
-    """One name a class, so that a result can be read.
+    """One name per class, so that a result can be read.
 
     Parameters
     ----------
@@ -338,7 +338,7 @@ def mean_valid(
 def coco_scores(
     done: COCOeval,  # accumulated
 ) -> dict:  # AP, AP50, AP75, AP_small, AP_medium, AP_large, AR100, classes_counted
-    """COCO's averages over classes and thresholds .50:.05:.95, 100 detections an image; None where nothing exists.
+    """COCO's averages over classes and thresholds .50:.05:.95, 100 detections per image; None where nothing exists.
 
     Parameters
     ----------
@@ -451,7 +451,7 @@ class DetectionMetric:
         scores: Tensor,  # [N] higher is surer
         labels: Tensor,  # [N] 0-based classes
     ) -> None:
-        """Add the detections of one image; empty tensors where nothing was found.
+        """Add the detections of one image; empty tensors where nothing was found. Raises ValueError for a foreign image, or one twice.
 
         Parameters
         ----------
@@ -614,7 +614,7 @@ def trivial_floors(
     seg_pixels: "Tensor | list | None" = None,  # [C_seg] scored pixels of each class, background first
     cls_images: "Tensor | list | None" = None,  # [C_cls] images of each class
 ) -> dict:  # metric -> floor
-    """Floors from the ground truth of the evaluated set: for example `confusion.sum(1)` of both metrics.
+    """Floors from the ground truth of the evaluated set, for example `confusion.sum(1)` of both metrics. Raises ValueError without any.
 
     Parameters
     ----------
@@ -736,7 +736,7 @@ def learned(
     scores: ScoreMatrix,  # the run
     floors: dict,  # metric -> what must at least be reached, see `trivial_floors`
 ) -> dict:  # metric -> True, False, or None when it was not measured
-    """Whether baseline and final both reach the floor. A metric without a floor is refused, not waved through.
+    """Whether baseline and final both reach the floor. Raises ValueError for a metric without a floor.
 
     Parameters
     ----------

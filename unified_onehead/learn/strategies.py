@@ -49,15 +49,52 @@ class Strategy(_Carried):
         """
         return [(task,) for task in TASKS]
 
-    def begin_stage(self, net: OneHead, names: "tuple[str, ...]", seen: "list[str]") -> None:
-        "Before a stage that trains `names`; `seen` are the tasks of earlier stages."
+    def begin_stage(
+        self,
+        net: OneHead,  # as the stage before left it
+        names: "tuple[str, ...]",  # tasks that this stage trains
+        seen: "list[str]",  # tasks of earlier stages
+    ) -> None:
+        """Before a stage.
+
+        Parameters
+        ----------
+        net : OneHead
+            as the stage before left it
+        names : tuple[str, ...]
+            tasks that this stage trains
+        seen : list[str]
+            tasks of earlier stages
+        """
 
     def targets(self, feats: list) -> "UnifiedOutput | None":
         "What a teacher says about a step's images. It depends on the images alone, so the loop may keep it for later epochs."
         return None
 
-    def extra_losses(self, net: OneHead, output: UnifiedOutput, targets, progress: float) -> "dict[str, torch.Tensor]":
-        "Further weighted loss parts of a step; `progress` runs from 0 to 1 over the stage."
+    def extra_losses(
+        self,
+        net: OneHead,  # in training
+        output: UnifiedOutput,  # of this step's images
+        targets,  # what `targets` said of them; None without a teacher
+        progress: float,  # of the stage, 0..1
+    ) -> "dict[str, torch.Tensor]":
+        """Further weighted loss terms of a step.
+
+        Parameters
+        ----------
+        net : OneHead
+            in training
+        output : UnifiedOutput
+            of this step's images
+        targets
+            what `targets` said of them; None without a teacher
+        progress : float
+            of the stage, 0..1
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+        """
         return {}
 
     def after_backward(self, net: OneHead) -> None:
@@ -66,8 +103,26 @@ class Strategy(_Carried):
     def after_step(self, net: OneHead) -> None:
         "The optimiser has stepped."
 
-    def end_stage(self, net: OneHead, task: str, class_sets: "list[set[int]]", generator: torch.Generator) -> None:
-        "After a stage; `class_sets` are the classes in each training image of `task`."
+    def end_stage(
+        self,
+        net: OneHead,  # as the stage leaves it
+        task: str,  # one of the stage's tasks
+        class_sets: "list[set[int]]",  # classes in each training image of the task
+        generator: torch.Generator,  # decides which images are stored
+    ) -> None:
+        """After a stage, once for each of its tasks.
+
+        Parameters
+        ----------
+        net : OneHead
+            as the stage leaves it
+        task : str
+            one of the stage's tasks
+        class_sets : list[set[int]]
+            classes in each training image of the task
+        generator : torch.Generator
+            decides which images are stored
+        """
         if self.memory.capacity:
             self.memory.store(task, class_sets, generator)
 
@@ -90,12 +145,21 @@ class Joint(Strategy):
 
 # %% ../../nbs/learn/02_strategies.ipynb #87c73505
 class Replay(Strategy):
-    "Stored images of earlier tasks in every step."
+    """Stored images of earlier tasks in every step.
+
+    Parameters
+    ----------
+    cfg : Config
+        its distill.* is read
+    """
 
     name = "replay"
     remedy = "replay"
 
-    def __init__(self, cfg: Config):
+    def __init__(
+        self,
+        cfg: Config,  # its distill.* is read
+    ):
         super().__init__(cfg)
         self.memory = ReplayMemory(self.cfg.replay)
 
@@ -138,8 +202,23 @@ class Frozen(Strategy):
     def begin_stage(self, net, names, seen):
         self.update_mask = UpdateMask(net, self.shares(net, names, seen))
 
-    def shares(self, net, names, seen):
-        "Parameter name -> how far each entry may move."
+    def shares(
+        self,
+        net,  # at the beginning of the stage
+        names,  # tasks of the stage
+        seen,  # tasks of earlier stages
+    ):  # parameter name -> 0..1, the parameter's shape
+        """How far each entry may move; what is missing moves freely.
+
+        Parameters
+        ----------
+        net
+            at the beginning of the stage
+        names
+            tasks of the stage
+        seen
+            tasks of earlier stages
+        """
         if not seen:
             return {}
         layer, share = net.head.layers[-1], {n: torch.zeros_like(p) for n, p in net.named_parameters()}
@@ -319,12 +398,21 @@ class ElasticWeightConsolidation(_Importance):
 
 # %% ../../nbs/learn/02_strategies.ipynb #dbf2f2a6
 class LearningWithoutForgetting(Strategy):
-    "Distillation of every earlier task's channels on the new images, with a constant weight."
+    """Distillation of every earlier task's channels on the new images, with a constant weight.
+
+    Parameters
+    ----------
+    cfg : Config
+        its distill.* is read
+    """
 
     name = "lwf"
     remedy = "LwF"
 
-    def __init__(self, cfg: Config):
+    def __init__(
+        self,
+        cfg: Config,  # its distill.* is read
+    ):
         super().__init__(cfg)
         self.teacher, self.seen = None, []
 
@@ -348,13 +436,22 @@ class LearningWithoutForgetting(Strategy):
 
 # %% ../../nbs/learn/02_strategies.ipynb #ba7fd009
 class ProgressiveKnowledgeDistillation(LearningWithoutForgetting, Isolation):
-    "Teacher from the previous stage, ten stored images a task, own channels for every task, small steps for the old ones."
+    """Teacher from the previous stage, ten stored images per task, own channels for every task, small steps for the old ones.
+
+    Parameters
+    ----------
+    cfg : Config
+        its distill.* is read
+    """
 
     name = "progressive_kd"
     remedy = "knowledge distillation, replay, own channels for each task"
     shared_rate = 1.0  # the learning rate of the backbone falls by itself, see `stage_lr_decay`
 
-    def __init__(self, cfg: Config):
+    def __init__(
+        self,
+        cfg: Config,  # its distill.* is read
+    ):
         super().__init__(cfg)
         self.memory, self.old_lr_scale = ReplayMemory(self.cfg.replay), self.cfg.old_lr_scale
 
@@ -381,8 +478,20 @@ STRATEGIES = {kind.name: kind for kind in (
     ProgressiveKnowledgeDistillation, Joint)}
 
 
-def make_strategy(cfg: Config) -> Strategy:
-    "The strategy named in the configuration. Raises InputError for a name that is none."
+def make_strategy(
+    cfg: Config,  # distill.* is read
+) -> Strategy:
+    """The strategy named in the configuration. Raises InputError for a name that is none.
+
+    Parameters
+    ----------
+    cfg : Config
+        distill.* is read
+
+    Returns
+    -------
+    Strategy
+    """
     if cfg.distill.strategy not in STRATEGIES:
         raise InputError(f"strategy={cfg.distill.strategy}: one of {', '.join(STRATEGIES)}.")
     return STRATEGIES[cfg.distill.strategy](cfg)

@@ -31,7 +31,7 @@ class Task:
     cfg : Config
         loss.* is read
     stride : int, default 8
-        pixels a cell
+        pixels per location
     """
 
     name: str
@@ -40,16 +40,107 @@ class Task:
         self,
         classes: list,  # names; segmentation's begins with "background"
         cfg: Config,  # loss.* is read
-        stride: int = 8,  # pixels a cell
+        stride: int = 8,  # pixels per location
     ):
         self.classes, self.cfg, self.stride = list(classes), cfg, stride
         terms = ("box", "conf", "det_cls", "seg_ce", "seg_dice")
         self.weights = {name: getattr(cfg.loss, f"loss_{name}") for name in terms}
 
-    def loss(self, output: UnifiedOutput, batch: Batch) -> "dict[str, torch.Tensor]":
-        "Named unweighted parts, from the batch's images of this task only; empty when it has none."
+    def loss(
+        self,
+        output: UnifiedOutput,  # of the whole batch
+        batch: Batch,  # may mix tasks
+    ) -> "dict[str, torch.Tensor]":
+        """Named unweighted terms, from the batch's images of this task only; empty when it has none.
+
+        Parameters
+        ----------
+        output : UnifiedOutput
+            of the whole batch
+        batch : Batch
+            may mix tasks
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+        """
         index = batch.of(self.name)
         return self.parts(output.take(index), batch, index) if len(index) else {}
+
+    def parts(
+        self,
+        output: UnifiedOutput,  # of this task's images of the batch
+        batch: Batch,  # the whole batch, with its labels
+        index: torch.Tensor,  # int64: which of the batch are this task's
+    ) -> "dict[str, torch.Tensor]":  # name -> scalar
+        """The task's unweighted loss terms.
+
+        Parameters
+        ----------
+        output : UnifiedOutput
+            of this task's images of the batch
+        batch : Batch
+            the whole batch, with its labels
+        index : torch.Tensor
+            int64: which of the batch are this task's
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            name -> scalar
+        """
+        raise NotImplementedError
+
+    def predict(
+        self,
+        output: UnifiedOutput,  # of a batch of letterboxed images
+        i: int,  # which of them
+        sample: Sample,  # its scale and original size
+        size: int,  # input side, pixels
+    ):  # what the task's metric takes
+        """The answer for one image, in its original pixels.
+
+        Parameters
+        ----------
+        output : UnifiedOutput
+            of a batch of letterboxed images
+        i : int
+            which of them
+        sample : Sample
+            its scale and original size
+        size : int
+            input side, pixels
+        """
+        raise NotImplementedError
+
+    def metric(self, records: list):  # a metric of `metrics`
+        """A new metric for these validation records.
+
+        Parameters
+        ----------
+        records : list
+            a metric of `metrics`
+        """
+        raise NotImplementedError
+
+    def update(
+        self,
+        metric,  # what `metric` made
+        prediction,  # what `predict` gave
+        record: Record,  # the image's labels
+    ) -> None:
+        """Feed the metric with one image.
+
+        Parameters
+        ----------
+        metric
+            what `metric` made
+        prediction
+            what `predict` gave
+        record : Record
+            the image's labels
+        """
+        raise NotImplementedError
 
     def class_set(self, record: Record) -> "set[int]":
         "Classes that occur in a training image; the replay memory chooses by them."
@@ -106,13 +197,19 @@ class SegmentationTask(Task):
     def parts(self, output, batch, index):
         return segmentation_loss(output.segmentation, batch.masks[index])
 
-    def maps(self, output: UnifiedOutput, i: int) -> torch.Tensor:  # C_seg x h x w at stride 8 of the input
+    def maps(
+        self,
+        output: UnifiedOutput,  # of a batch
+        i: int,  # which image of it
+    ) -> torch.Tensor:  # C_seg x h x w at stride 8 of the input
         """Class logits of image i as the network gives them.
 
         Parameters
         ----------
         output : UnifiedOutput
+            of a batch
         i : int
+            which image of it
 
         Returns
         -------
@@ -121,15 +218,25 @@ class SegmentationTask(Task):
         """
         return output.segmentation[i]
 
-    def logits(self, output: UnifiedOutput, i: int, sample: Sample, size: int) -> torch.Tensor:  # C_seg x H x W
+    def logits(
+        self,
+        output: UnifiedOutput,  # of a batch
+        i: int,  # which image of it
+        sample: Sample,  # its scale and original size
+        size: int,  # input side, pixels
+    ) -> torch.Tensor:  # C_seg x H x W
         """Class logits of image i at its original size.
 
         Parameters
         ----------
         output : UnifiedOutput
+            of a batch
         i : int
+            which image of it
         sample : Sample
+            its scale and original size
         size : int
+            input side, pixels
 
         Returns
         -------
@@ -173,10 +280,31 @@ class SegmentationTask(Task):
 
 # %% ../../nbs/learn/04_task.ipynb #6589015d
 class DetectionTask(Task):
-    "Object detection, COCO AP."
+    """Object detection, COCO AP.
+
+    Parameters
+    ----------
+    classes : list
+        names
+    cfg : Config
+        loss.* and run.* are read
+    stride : int, default 8
+        pixels per location
+    mask_classes : tuple, default ()
+        class names of segmentation, where its masks have a say in scores and sides
+    """
 
     name = "det"
-    masks: "tuple[str, ...]" = ()  # class names of segmentation, where its masks have a say in scores and sides
+
+    def __init__(
+        self,
+        classes: list,  # names
+        cfg: Config,  # loss.* and run.* are read
+        stride: int = 8,  # pixels per location
+        mask_classes: tuple = (),  # class names of segmentation, where its masks have a say in scores and sides
+    ):
+        super().__init__(classes, cfg, stride)
+        self.masks = tuple(mask_classes)
 
     def parts(self, output, batch, index):
         picked = ([part[i] for i in index.tolist()] for part in (batch.boxes, batch.labels, batch.crowd))
@@ -184,7 +312,7 @@ class DetectionTask(Task):
 
     def predict(self, output: UnifiedOutput, i: int, sample: Sample, size: int) -> Detections:
         "Detections of image i in original pixels, clipped to the image."
-        h, w = (math.ceil(side / self.stride) for side in image_extent(sample))  # cells
+        h, w = (math.ceil(side / self.stride) for side in image_extent(sample))  # locations
         found, = decode_detection(
             output.detection[i:i + 1], self.stride, masks=output.segmentation[i:i + 1, :, :h, :w] if self.masks else None,
             same=match_class_names(self.classes, self.masks), mask_score_weight=self.cfg.run.mask_score_weight,
@@ -238,9 +366,9 @@ TASK_TYPES = {kind.name: kind for kind in (SegmentationTask, DetectionTask, Clas
 
 def make_tasks(
     classes: "dict[str, list]",  # task -> class names
-    cfg: Config,
-    stride: int = 8,
-) -> "dict[str, Task]":
+    cfg: Config,  # loss.* and run.* are read
+    stride: int = 8,  # of the outputs, pixels per location
+) -> "dict[str, Task]":  # task -> record
     """The three task records; detection knows the names of segmentation's classes.
 
     Parameters
@@ -248,23 +376,28 @@ def make_tasks(
     classes : dict[str, list]
         task -> class names
     cfg : Config
+        loss.* and run.* are read
     stride : int, default 8
+        of the outputs, pixels per location
 
     Returns
     -------
     dict[str, Task]
+        task -> record
     """
-    tasks = {name: kind(classes[name], cfg, stride) for name, kind in TASK_TYPES.items()}
-    tasks["det"].masks = tuple(classes["seg"])
-    return tasks
+    more = {"det": {"mask_classes": classes["seg"]}}
+    return {name: kind(classes[name], cfg, stride, **more.get(name, {})) for name, kind in TASK_TYPES.items()}
 
 
-def class_counts(classes: "dict[str, list]") -> "dict[str, int]":  # task -> number of classes
+def class_counts(
+    classes: "dict[str, list]",  # task -> class names
+) -> "dict[str, int]":  # task -> number of classes
     """What the network needs to know about the data.
 
     Parameters
     ----------
     classes : dict[str, list]
+        task -> class names
 
     Returns
     -------

@@ -50,7 +50,7 @@ class Backbone(FrozenSteps):
 
     @staticmethod
     def imagenet_state() -> "tuple[dict, str]":  # tensors by name, and what is known of their hash
-        """Download ImageNet weights, hash checked. Raises OSError or RuntimeError without a network.
+        """Download ImageNet weights, hash checked. Raises OSError, RuntimeError without a network, InputError where there are none.
 
         Returns
         -------
@@ -59,8 +59,25 @@ class Backbone(FrozenSteps):
         """
         raise InputError("weights imagenet: this backbone has none; give a file with --weights FILE, or --weights none.")
 
-    def run_step(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        "One step of the network."
+    def run_step(
+        self,
+        index: int,  # which step, from 0
+        x: torch.Tensor,  # B x C x H x W, the output of the step before
+    ) -> torch.Tensor:  # B x C' x H' x W'
+        """One step of the network.
+
+        Parameters
+        ----------
+        index : int
+            which step, from 0
+        x : torch.Tensor
+            B x C x H x W, the output of the step before
+
+        Returns
+        -------
+        torch.Tensor
+            B x C' x H' x W'
+        """
         raise NotImplementedError
 
     def step_modules(self, index: int) -> list:
@@ -124,7 +141,7 @@ def freeze(
     backbone: Backbone,  # changed in place
     blocks: int,  # leading MBConv blocks to freeze, the stem with them; 0 freezes nothing; -1 the whole backbone
 ) -> Backbone:  # the same
-    """Freeze the stem and the first blocks, and fix the norm statistics of the whole backbone.
+    """Freeze the stem and the first blocks, and fix the norm statistics of the whole backbone. Raises InputError for too many.
 
     Parameters
     ----------
@@ -147,8 +164,21 @@ def freeze(
     return freeze_norm(backbone)
 
 
-def freeze_norm(backbone: Backbone) -> Backbone:
-    "Stop the running statistics of every norm layer, now and after any later `train()`."
+def freeze_norm(
+    backbone: Backbone,  # changed in place
+) -> Backbone:  # the same
+    """Stop the running statistics of every norm layer, now and after any later `train()`.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        changed in place
+
+    Returns
+    -------
+    Backbone
+        the same
+    """
     backbone.norm_frozen = True
     return backbone.train(backbone.training)
 
@@ -308,7 +338,7 @@ def match_backbone(
     state: dict,  # tensors by name
     path: str,  # named in the message
 ) -> "tuple[str, dict]":  # backbone's name, and the tensors by our names
-    """Find the declared backbone that a state dict belongs to; a classifier in the file does not matter.
+    """Find the declared backbone that a state dict belongs to; a classifier in it does not matter. Raises InputError for none.
 
     Parameters
     ----------

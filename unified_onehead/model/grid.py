@@ -18,22 +18,23 @@ LOG_RANGE = (-4.0, 5.0)  # log distances are clamped here: 0.02 to 148 strides; 
 
 # %% ../../nbs/model/04_grid.ipynb #ad290044
 def grid_points(
-    height: int,  # cells
-    width: int,  # cells
-    stride: int,  # pixels a cell
-    device=None,
+    height: int,  # locations
+    width: int,  # locations
+    stride: int,  # pixels per location
+    device=None,  # where the points shall be; None: the CPU
 ) -> torch.Tensor:  # float32 P x 2: x, y in pixels, rows first
-    """Centres of the cells.
+    """Centres of the locations.
 
     Parameters
     ----------
     height : int
-        cells
+        locations
     width : int
-        cells
+        locations
     stride : int
-        pixels a cell
+        pixels per location
     device : default None
+        where the points shall be; None: the CPU
 
     Returns
     -------
@@ -47,7 +48,7 @@ def grid_points(
 def decode_boxes(
     points: torch.Tensor,  # P x 2
     logs: torch.Tensor,  # ... x P x 4 log distances in strides
-    stride: int,
+    stride: int,  # pixels per location
 ) -> torch.Tensor:  # ... x P x 4, x1 y1 x2 y2 in pixels
     """Log distances to boxes.
 
@@ -58,6 +59,7 @@ def decode_boxes(
     logs : torch.Tensor
         ... x P x 4 log distances in strides
     stride : int
+        pixels per location
 
     Returns
     -------
@@ -70,7 +72,7 @@ def decode_boxes(
 def encode_boxes(
     points: torch.Tensor,  # P x 2, each inside its box
     boxes: torch.Tensor,  # P x 4, x1 y1 x2 y2 in pixels
-    stride: int,
+    stride: int,  # pixels per location
 ) -> torch.Tensor:  # P x 4 log distances in strides
     """The inverse of `decode_boxes`. Raises ValueError for a point that is not inside its box.
 
@@ -81,6 +83,7 @@ def encode_boxes(
     boxes : torch.Tensor
         P x 4, x1 y1 x2 y2 in pixels
     stride : int
+        pixels per location
 
     Returns
     -------
@@ -94,7 +97,7 @@ def encode_boxes(
 
 # %% ../../nbs/model/04_grid.ipynb #45d00e50
 class Assignment(NamedTuple):
-    """For each cell of one image.
+    """For each location of one image.
 
     Attributes
     ----------
@@ -160,7 +163,7 @@ def assign(
     points: torch.Tensor,  # P x 2
     boxes: torch.Tensor,  # N x 4 ground truth
     crowd: torch.Tensor,  # bool N: ignored boxes
-    stride: int,  # pixels a cell
+    stride: int,  # pixels per location
     topk: int = 9,  # positives a box
     share: float = 0.5,  # the middle of a box, as a share of its sides
 ) -> Assignment:
@@ -175,7 +178,7 @@ def assign(
     crowd : torch.Tensor
         bool N: ignored boxes
     stride : int
-        pixels a cell
+        pixels per location
     topk : int, default 9
         positives a box
     share : float, default 0.5
@@ -222,15 +225,16 @@ class Detections(NamedTuple):
 
 def split_detection(
     detection: torch.Tensor,  # B x (5 + C_det) x h x w
-    stride: int,
+    stride: int,  # pixels per location
 ) -> "tuple[torch.Tensor, ...]":  # points P x 2, boxes B x P x 4, confidence logits B x P, class logits B x P x C_det
-    """The parts of the detection map, cell by cell.
+    """The parts of the detection map, location by location.
 
     Parameters
     ----------
     detection : torch.Tensor
         B x (5 + C_det) x h x w
     stride : int
+        pixels per location
 
     Returns
     -------
@@ -261,15 +265,15 @@ def joint_scores(confidence: torch.Tensor, classes: torch.Tensor) -> torch.Tenso
 @torch.no_grad()
 def decode_detection(
     detection: torch.Tensor,  # B x (5 + C_det) x h x w
-    stride: int,
+    stride: int,  # pixels per location
     threshold: float = 0.02,  # lowest score kept, before the mask is asked
     iou: float = 0.5,  # suppression threshold
-    pre_nms: int = 500,  # candidates an image before suppression
-    keep: int = 100,  # detections an image afterwards, COCO's limit
+    pre_nms: int = 500,  # candidates per image before suppression
+    keep: int = 100,  # detections per image afterwards, COCO's limit
     masks: "torch.Tensor | None" = None,  # B x C_seg x h x w logits of the same images; None: no second opinion
     same: "list[int]" = (),  # the mask's class for each class of detection or -1, see `match_class_names`
     mask_score_weight: float = 0.5,  # weight of the mask's opinion in the score, 0..1
-    mask_box_weight: float = 1.0,  # how far boxes move to the mask's outline and part, as a share of agreement and overlap
+    mask_box_weight: float = 1.0,  # how far boxes move to the mask's outline and part, as a share of soft IoU and overlap
 ) -> list:  # B Detections
     """Boxes in input pixels, scores and labels of each image. Raises ValueError when `same` does not name every class.
 
@@ -278,14 +282,15 @@ def decode_detection(
     detection : torch.Tensor
         B x (5 + C_det) x h x w
     stride : int
+        pixels per location
     threshold : float, default 0.02
         lowest score kept, before the mask is asked
     iou : float, default 0.5
         suppression threshold
     pre_nms : int, default 500
-        candidates an image before suppression
+        candidates per image before suppression
     keep : int, default 100
-        detections an image afterwards, COCO's limit
+        detections per image afterwards, COCO's limit
     masks : torch.Tensor | None, default None
         B x C_seg x h x w logits of the same images; None: no second opinion
     same : list[int], default ()
@@ -293,7 +298,7 @@ def decode_detection(
     mask_score_weight : float, default 0.5
         weight of the mask's opinion in the score, 0..1
     mask_box_weight : float, default 1.0
-        how far boxes move to the mask's outline and part, as a share of agreement and overlap
+        how far boxes move to the mask's outline and part, as a share of soft IoU and overlap
 
     Returns
     -------
@@ -308,8 +313,8 @@ def decode_detection(
         flat = image_scores.flatten()
         top = flat.topk(min(pre_nms, len(flat))).indices
         top = top[flat[top] > threshold]
-        cell, label = top // image_scores.shape[1], top % image_scores.shape[1]
-        found, score = image_boxes[cell], flat[top]
+        location, label = top // image_scores.shape[1], top % image_scores.shape[1]
+        found, score = image_boxes[location], flat[top]
         if masks is not None and (mask_score_weight or mask_box_weight):
             found, score = refine_with_masks(found, score, channels[label], masks[i], stride,
                                              mask_score_weight, mask_box_weight)
@@ -323,7 +328,7 @@ def detection_rows(
     detection: torch.Tensor,  # B x (5 + C_det) x h x w
     stride: int,
 ) -> torch.Tensor:  # B x P x (5 + C_det): cx, cy, w, h in pixels, confidence and class probabilities
-    """The assignment's output schema, one row a cell, before suppression.
+    """The assignment's output schema, one row per location, before suppression.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ from .backbone import Backbone, build_backbone, survived
 
 # %% ../../nbs/model/01_net.ipynb #4afc2c1d
 def group_norm(channels: int) -> nn.GroupNorm:
-    "Group norm with 8 channels a group."
+    "Group norm with 8 channels per group."
     return nn.GroupNorm(max(1, channels // 8), channels)
 
 # %% ../../nbs/model/01_net.ipynb #7561689d
@@ -86,8 +86,25 @@ class DynamicFeatureFusion(nn.Module):
             self.laterals.append(nn.Sequential(nn.Conv2d(c, width, k, stride=k, bias=False), *context, group_norm(width)))
         self.logits = nn.Parameter(torch.zeros(len(channels), width))
 
-    def owned(self, task: str, block: slice) -> "dict[str, torch.Tensor]":
-        "Which entries belong to a task: those that make its block of channels, from whatever the backbone gives."
+    def owned(
+        self,
+        task: str,  # seg | det | cls
+        block: slice,  # its hidden channels
+    ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
+        """Which entries belong to a task: those that make its block of channels, from whatever the backbone gives.
+
+        Parameters
+        ----------
+        task : str
+            seg | det | cls
+        block : slice
+            its hidden channels
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            parameter name -> bool, the parameter's shape
+        """
         weight = torch.zeros_like(self.logits, dtype=torch.bool)
         weight[:, block] = True
         return {"logits": weight, **channel_entries(self.laterals, "laterals", [block])}
@@ -169,17 +186,46 @@ def block_entries(
 
 # %% ../../nbs/model/01_net.ipynb #9f9572b6
 class TaskAwarenessLayer(nn.Module):
-    "A separable convolution whose normalised output is scaled and shifted by a function of the image's own features."
+    """A separable convolution whose normalised output is scaled and shifted by a function of the image's own features.
 
-    def __init__(self, channels: int, kernel: int = 5):
+    Parameters
+    ----------
+    channels : int
+        in and out
+    kernel : int, default 5
+        side of the depthwise kernel
+    """
+
+    def __init__(
+        self,
+        channels: int,  # in and out
+        kernel: int = 5,  # side of the depthwise kernel
+    ):
         super().__init__()
         self.conv, self.norm = separable(channels, kernel), group_norm(channels)
         self.modulation = nn.Linear(channels, 2 * channels)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def owned(self, task: str, block: slice) -> "dict[str, torch.Tensor]":
-        "Which entries belong to a task: a `ConvLayer`'s, and its block's scale and shift as far as they read nothing later."
+    def owned(
+        self,
+        task: str,  # seg | det | cls
+        block: slice,  # its hidden channels
+    ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
+        """Which entries belong to a task: a `ConvLayer`'s, and its block's scale and shift as far as they read nothing later.
+
+        Parameters
+        ----------
+        task : str
+            seg | det | cls
+        block : slice
+            its hidden channels
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            parameter name -> bool, the parameter's shape
+        """
         width, known = self.norm.num_channels, slice(0, block.stop)
         halves = [block, slice(width + block.start, width + block.stop)]  # scale, shift
         return {**block_entries(self, block), **channel_entries(self.modulation, "modulation", halves, known)}
@@ -200,7 +246,7 @@ class TaskAwarenessLayer(nn.Module):
         return F.silu(self.norm(self.conv(x)) * (1 + scale) + shift)
 
 # %% ../../nbs/model/01_net.ipynb #397cef5d
-PRIOR = 0.01  # confidence that every cell starts with
+PRIOR = 0.01  # confidence that every location starts with
 FIRST_BOX = 1.0  # log of the distance, in strides, that every side of a box starts with
 
 # %% ../../nbs/model/01_net.ipynb #679aeb48
@@ -235,14 +281,14 @@ class UnifiedOutputLayer(nn.Module):
     counts : dict
         task -> number of classes; "seg" counts the background
     fine : int, default 2
-        detection and segmentation have this many cells a side in each cell of the map
+        detection and segmentation have this many locations per side in each location of the map
     """
 
     def __init__(
         self,
         width: int,  # channels of the hidden map
         counts: dict,  # task -> number of classes; "seg" counts the background
-        fine: int = 2,  # detection and segmentation have this many cells a side in each cell of the map
+        fine: int = 2,  # detection and segmentation have this many locations per side in each location of the map
     ):
         super().__init__()
         self.fine, self.sizes = fine, (fine**2 * (5 + counts["det"]), fine**2 * counts["seg"], counts["cls"])
@@ -258,8 +304,25 @@ class UnifiedOutputLayer(nn.Module):
         det, seg, cls = self.sizes
         return {"det": slice(0, det), "seg": slice(det, det + seg), "cls": slice(det + seg, det + seg + cls)}[task]
 
-    def owned(self, task: str, block: slice) -> "dict[str, torch.Tensor]":
-        "Which entries belong to a task: its output channels, as far as they read no later task's block."
+    def owned(
+        self,
+        task: str,  # seg | det | cls
+        block: slice,  # its hidden channels
+    ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
+        """Which entries belong to a task: its output channels, as far as they read no later task's block.
+
+        Parameters
+        ----------
+        task : str
+            seg | det | cls
+        block : slice
+            its hidden channels
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            parameter name -> bool, the parameter's shape
+        """
         return channel_entries(self.conv, "conv", [self.channels(task)], slice(0, block.stop))
 
     def split(self, raw: torch.Tensor) -> UnifiedOutput:  # from B x all channels x h x w
@@ -284,14 +347,43 @@ class UnifiedOutputLayer(nn.Module):
 
 # %% ../../nbs/model/01_net.ipynb #9faab723
 class ConvLayer(nn.Module):
-    "A separable convolution, norm, activation: one layer."
+    """A separable convolution, norm, activation: one layer.
 
-    def __init__(self, channels: int, kernel: int = 3):
+    Parameters
+    ----------
+    channels : int
+        in and out
+    kernel : int, default 3
+        side of the depthwise kernel
+    """
+
+    def __init__(
+        self,
+        channels: int,  # in and out
+        kernel: int = 3,  # side of the depthwise kernel
+    ):
         super().__init__()
         self.conv, self.norm = separable(channels, kernel), group_norm(channels)
 
-    def owned(self, task: str, block: slice) -> "dict[str, torch.Tensor]":
-        "Which entries belong to a task: those that make its block of channels and read no later one."
+    def owned(
+        self,
+        task: str,  # seg | det | cls
+        block: slice,  # its hidden channels
+    ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
+        """Which entries belong to a task: those that make its block of channels and read no later one.
+
+        Parameters
+        ----------
+        task : str
+            seg | det | cls
+        block : slice
+            its hidden channels
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            parameter name -> bool, the parameter's shape
+        """
         return block_entries(self, block)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -300,9 +392,24 @@ class ConvLayer(nn.Module):
 
 
 class TaskAdaptiveProcessor(nn.Module):
-    "The unified head: exactly three layers, one branch."
+    """The unified head: exactly three layers, one branch.
 
-    def __init__(self, width: int, counts: dict, fine: int = 2):
+    Parameters
+    ----------
+    width : int
+        channels of the fused map and of the hidden layers
+    counts : dict
+        task -> number of classes; "seg" counts the background
+    fine : int, default 2
+        detection and segmentation have this many locations per side of each location of the map
+    """
+
+    def __init__(
+        self,
+        width: int,  # channels of the fused map and of the hidden layers
+        counts: dict,  # task -> number of classes; "seg" counts the background
+        fine: int = 2,  # detection and segmentation have this many locations per side of each location of the map
+    ):
         super().__init__()
         self.layers = nn.ModuleList([ConvLayer(width), TaskAwarenessLayer(width), UnifiedOutputLayer(width, counts, fine)])
 
@@ -326,7 +433,7 @@ class OneHead(nn.Module):
     width : int, default 288
         channels of neck and head
     stride : int, default 16
-        of the fused map, pixels a cell: 8 or 16
+        of the fused map, pixels per location: 8 or 16
     """
 
     def __init__(
@@ -334,7 +441,7 @@ class OneHead(nn.Module):
         backbone: Backbone,  # with declared strides and channels
         counts: dict,  # task -> number of classes
         width: int = 288,  # channels of neck and head
-        stride: int = 16,  # of the fused map, pixels a cell: 8 or 16
+        stride: int = 16,  # of the fused map, pixels per location: 8 or 16
     ):
         super().__init__()
         self.counts, self.stride, self.backbone = dict(counts), backbone.strides[0], backbone  # stride of the outputs
@@ -347,7 +454,7 @@ class OneHead(nn.Module):
         task: str,  # seg | det | cls
         block: slice,  # the task's hidden channels
     ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
-        """Which entries of neck and head belong to a task, as each layer declares it. The backbone is everybody's.
+        """Which entries of neck and head belong to a task, as each layer says. Raises TypeError for a layer that does not say.
 
         Parameters
         ----------
@@ -362,6 +469,10 @@ class OneHead(nn.Module):
             parameter name -> bool, the parameter's shape
         """
         parts = {"neck": self.neck, **{f"head.layers.{k}": layer for k, layer in enumerate(self.head.layers)}}
+        for name, part in parts.items():
+            if not hasattr(part, "owned"):
+                raise TypeError(f"{name}: {type(part).__name__} has no method owned(task, block); it says which entries of its "
+                                "parameters belong to a task, see the page of the network.")
         return {f"{name}.{key}": mask for name, part in parts.items() for key, mask in part.owned(task, block).items()}
 
     def trunk(self, images: torch.Tensor) -> list:

@@ -14,9 +14,9 @@ from ..core.boxes import clip_xyxy, pairwise_iou_xyxy
 
 # %% ../../nbs/model/03_refine.ipynb #246ed7cc
 SYNONYMS = {"airplane": "aeroplane", "couch": "sofa", "motorcycle": "motorbike", "tv": "tvmonitor"}  # COCO's word, VOC's word
-WINDOW = 2.0  # sides of the window of the agreement, in sides of the box
-NEAR = 1.2  # sides of the window in which the outline is looked for
-PART = 0.4  # a cell belongs to a part of the mask where the class is more likely than this
+SOFT_IOU_WINDOW = 2.0  # sides of the window of the soft IoU, in sides of the box
+OUTLINE_WINDOW = 1.2  # sides of the window in which the outline is looked for
+PART_THRESHOLD = 0.4  # a location belongs to a part of the mask where the class is more likely than this
 LEAST_SOFT_IOU = 0.05  # what a box keeps that its mask has not seen
 
 # %% ../../nbs/model/03_refine.ipynb #e2405e15
@@ -73,7 +73,7 @@ def sample_regions(
     regions: torch.Tensor,  # K x 4, x1 y1 x2 y2 in pixels; what lies outside the map is 0
     channel: torch.Tensor,  # int64 K: which of the C_seg; -1 reads the first
     samples: int,  # a side
-    stride: int,  # pixels a cell
+    stride: int,  # pixels per location
 ) -> torch.Tensor:  # K x samples x samples in 0..1
     """The probability of one class in each region, sampled evenly.
 
@@ -88,7 +88,7 @@ def sample_regions(
     samples : int
         a side
     stride : int
-        pixels a cell
+        pixels per location
 
     Returns
     -------
@@ -96,7 +96,7 @@ def sample_regions(
         K x samples x samples in 0..1
     """
     which = torch.cat([channel.clamp(min=0)[:, None].to(regions.dtype), regions + stride], dim=1)
-    framed = F.pad(probability[:, None], (1, 1, 1, 1))  # roi_align repeats the last cell before it gives 0
+    framed = F.pad(probability[:, None], (1, 1, 1, 1))  # roi_align repeats the last location before it gives 0
     return roi_align(framed, which, samples, 1 / stride, sampling_ratio=1, aligned=True)[:, 0]
 
 # %% ../../nbs/model/03_refine.ipynb #48ef8c0c
@@ -104,7 +104,7 @@ def soft_mask_iou(
     boxes: torch.Tensor,  # K x 4, x1 y1 x2 y2 in pixels, inside the input
     channel: torch.Tensor,  # int64 K: the mask's class for each box
     probability: torch.Tensor,  # C_seg x h x w in 0..1
-    stride: int,  # pixels a cell of the mask
+    stride: int,  # pixels per location of the mask
 ) -> torch.Tensor:  # K in LEAST_SOFT_IOU / (1 + LEAST_SOFT_IOU)..1
     """Soft IoU of each box and its class's probability in a window round it.
 
@@ -117,16 +117,16 @@ def soft_mask_iou(
     probability : torch.Tensor
         C_seg x h x w in 0..1
     stride : int
-        pixels a cell of the mask
+        pixels per location of the mask
 
     Returns
     -------
     torch.Tensor
         K in LEAST_SOFT_IOU / (1 + LEAST_SOFT_IOU)..1
     """
-    regions = boxes, scale_boxes(boxes, WINDOW)
+    regions = boxes, scale_boxes(boxes, SOFT_IOU_WINDOW)
     inside, around = (sample_regions(probability, r, channel, 6, stride).mean((1, 2)) for r in regions)
-    around = torch.maximum(around * WINDOW**2, inside)  # both in areas of the box
+    around = torch.maximum(around * SOFT_IOU_WINDOW**2, inside)  # both in areas of the box
     return (LEAST_SOFT_IOU + inside / (1 + around - inside)) / (1 + LEAST_SOFT_IOU)
 
 
@@ -134,7 +134,7 @@ def mask_outline(
     boxes: torch.Tensor,  # K x 4, x1 y1 x2 y2 in pixels, inside the input
     channel: torch.Tensor,  # int64 K: the mask's class for each box
     probability: torch.Tensor,  # C_seg x h x w in 0..1
-    stride: int,  # pixels a cell of the mask
+    stride: int,  # pixels per location of the mask
     samples: int = 24,  # a side of the window: the outline is as fine as that
 ) -> torch.Tensor:  # K x 4; the box itself where nothing is seen
     """The tightest box round what is more likely the class than not, near each box.
@@ -148,7 +148,7 @@ def mask_outline(
     probability : torch.Tensor
         C_seg x h x w in 0..1
     stride : int
-        pixels a cell of the mask
+        pixels per location of the mask
     samples : int, default 24
         a side of the window: the outline is as fine as that
 
@@ -157,7 +157,7 @@ def mask_outline(
     torch.Tensor
         K x 4; the box itself where nothing is seen
     """
-    window, steps = scale_boxes(boxes, NEAR), torch.arange(samples, device=boxes.device)
+    window, steps = scale_boxes(boxes, OUTLINE_WINDOW), torch.arange(samples, device=boxes.device)
     seen = sample_regions(probability, window, channel, samples, stride) > 0.5
     lines = torch.stack([seen.any(1), seen.any(2)], dim=1)  # K x 2 x samples: columns, rows
     low = torch.where(lines, steps, samples).amin(2)
@@ -169,23 +169,23 @@ def mask_outline(
 # %% ../../nbs/model/03_refine.ipynb #fd41c3f3
 def connected_components(
     probability: torch.Tensor,  # C x h x w in 0..1
-    stride: int,  # pixels a cell
+    stride: int,  # pixels per location
 ) -> "tuple[torch.Tensor, torch.Tensor]":  # float32 M x 4, x1 y1 x2 y2 in pixels; int64 M: the channel of each
-    """The boxes of all connected parts of all channels. Cells touch at sides and corners.
+    """The boxes of all connected parts of all channels. Locations touch at sides and corners.
 
     Parameters
     ----------
     probability : torch.Tensor
         C x h x w in 0..1
     stride : int
-        pixels a cell
+        pixels per location
 
     Returns
     -------
     tuple[torch.Tensor, torch.Tensor]
         float32 M x 4, x1 y1 x2 y2 in pixels; int64 M: the channel of each
     """
-    seen, (height, width) = probability > PART, probability.shape[-2:]
+    seen, (height, width) = probability > PART_THRESHOLD, probability.shape[-2:]
     if not seen.any():
         return probability.new_zeros(0, 4), torch.zeros(0, dtype=torch.int64, device=probability.device)
     label = torch.arange(1.0, height * width + 1, device=probability.device).view(height, width) * seen
@@ -203,7 +203,7 @@ def nearest_part(
     boxes: torch.Tensor,  # K x 4, x1 y1 x2 y2 in pixels
     channel: torch.Tensor,  # int64 K: the mask's class for each box, -1 for none
     probability: torch.Tensor,  # C_seg x h x w in 0..1
-    stride: int,  # pixels a cell of the mask
+    stride: int,  # pixels per location of the mask
 ) -> "tuple[torch.Tensor, torch.Tensor]":  # K x 4: the part's box; K in 0..1: IoU with it, 0 where none overlaps
     """The part of its class that each box overlaps most.
 
@@ -216,7 +216,7 @@ def nearest_part(
     probability : torch.Tensor
         C_seg x h x w in 0..1
     stride : int
-        pixels a cell of the mask
+        pixels per location of the mask
 
     Returns
     -------
@@ -237,9 +237,9 @@ def refine_with_masks(
     scores: torch.Tensor,  # K in 0..1
     channel: torch.Tensor,  # int64 K: the mask's class for each box, -1 for none
     logits: torch.Tensor,  # C_seg x h x w of the same image
-    stride: int,  # pixels a cell of the mask
+    stride: int,  # pixels per location of the mask
     mask_score_weight: float,  # weight of the mask in the score, 0..1
-    mask_box_weight: float,  # how far boxes move, as a share of the agreement and of the overlap
+    mask_box_weight: float,  # how far boxes move, as a share of the soft IoU and of the overlap
 ) -> "tuple[torch.Tensor, torch.Tensor]":  # boxes, scores
     """Scores and sides after the second opinion, both float32. A box without a class to ask for stays as it is.
 
@@ -254,11 +254,11 @@ def refine_with_masks(
     logits : torch.Tensor
         C_seg x h x w of the same image
     stride : int
-        pixels a cell of the mask
+        pixels per location of the mask
     mask_score_weight : float
         weight of the mask in the score, 0..1
     mask_box_weight : float
-        how far boxes move, as a share of the agreement and of the overlap
+        how far boxes move, as a share of the soft IoU and of the overlap
 
     Returns
     -------

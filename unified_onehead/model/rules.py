@@ -17,8 +17,20 @@ from .net import OneHead, TaskAwarenessLayer
 
 # %% ../../nbs/model/02_rules.ipynb #199a4110
 @torch.no_grad()
-def one_branch(net: OneHead) -> bool:
-    "True when every output is computed from the one tensor that the last layer's convolution emits."
+def one_branch(
+    net: OneHead,  # any; it is run on noise
+) -> bool:
+    """True when every output is computed from the one tensor that the last layer's convolution emits.
+
+    Parameters
+    ----------
+    net : OneHead
+        any; it is run on noise
+
+    Returns
+    -------
+    bool
+    """
     layer, made = net.head.layers[-1], []
 
     def replace_output(module, inputs, output):
@@ -91,8 +103,21 @@ def linear_maps(
     return layers
 
 # %% ../../nbs/model/02_rules.ipynb #e3d07b58
-def check_network(net: OneHead) -> dict:
-    "Measure on the built network what the assignment limits. All values are counted, none is declared."
+def check_network(
+    net: OneHead,  # as built; it is run, and left in the mode it was in
+) -> dict:  # parameters by part, layers of neck and head, whether there is one branch, frozen blocks
+    """Measure on the built network what the assignment limits. All values are counted, none is declared.
+
+    Parameters
+    ----------
+    net : OneHead
+        as built; it is run, and left in the mode it was in
+
+    Returns
+    -------
+    dict
+        parameters by part, layers of neck and head, whether there is one branch, frozen blocks
+    """
     blocks = range(1, net.backbone.steps - 1)
     still = [not any(p.requires_grad for m in net.backbone.step_modules(i) for p in m.parameters()) for i in blocks]
     was_training = net.training
