@@ -26,6 +26,8 @@ from conftest import ROOT
 from PIL import Image
 
 from unified_onehead import cli
+from unified_onehead.fetch import archive as archives
+from unified_onehead.fetch import drive, job
 from unified_onehead.fetch import get as fetch
 from unified_onehead.core.files import InputError
 from unified_onehead.fetch.http import DiskFull, Net, SourceError, download
@@ -313,34 +315,36 @@ def as_old(url=None, output=None, quiet=False, proxy=None, speed=None, use_cooki
 REAL_GDOWN = gdown.download
 
 
-@pytest.fixture(params=["as installed", "5.2.2's signature"])
-def any_gdown(request, monkeypatch):
-    if request.param != "as installed":
-        monkeypatch.setattr(gdown, "download", as_old)
+def test_drive_with_an_old_gdown_says_how_to_upgrade(google, monkeypatch, tmp_path):
+    monkeypatch.setattr(gdown, "download", as_old)
+    google.files["/download"] = BODY
+    with pytest.raises(SourceError, match=r"needs gdown 6.3 or newer, and [\d.]+ is installed. Run `pip install -U gdown`"):
+        download_drive(FILE_ID, tmp_path / "f", SHA, QUICK)
+    assert google.log == [] and not list(tmp_path.iterdir()), "nothing was asked for"
 
 
-def test_drive_confirmation_page_is_followed(google, any_gdown, tmp_path):
+def test_drive_confirmation_page_is_followed(google, tmp_path):
     google.files["/download"] = BODY
     (tmp_path / "d").mkdir()
     assert download_drive(FILE_ID, tmp_path / "d/f", SHA, QUICK) == SHA
     assert os.listdir(tmp_path / "d") == ["f"] and [path for path, _ in google.log][0] == f"/uc?id={FILE_ID}"
 
 
-def test_drive_quota_page(google, any_gdown, tmp_path):
+def test_drive_quota_page(google, tmp_path):
     google.files["/uc"] = REFUSAL
     with pytest.raises(SourceError, match="Too many users"):
         download_drive(FILE_ID, tmp_path / "f", "", QUICK)
     assert not list(tmp_path.glob("f*"))
 
 
-def test_drive_cut_and_stalled(google, any_gdown, tmp_path):
+def test_drive_cut_and_stalled(google, tmp_path):
     google.files["/download"], google.faults["/download"] = BODY, [("cut", 70_000), "stall"]
     (tmp_path / "d").mkdir()
     assert download_drive(FILE_ID, tmp_path / "d/f", SHA, QUICK) == SHA
     assert os.listdir(tmp_path / "d") == ["f"]
 
 
-def test_drive_wrong_hash_leaves_nothing(google, any_gdown, tmp_path):
+def test_drive_wrong_hash_leaves_nothing(google, tmp_path):
     google.files["/download"] = BODY
     with pytest.raises(SourceError, match="damaged or another file"):
         download_drive(FILE_ID, tmp_path / "f", "0" * 64, QUICK)
@@ -415,13 +419,13 @@ def test_archive_cut_in_half(kind, minis, archive, get, server, tmp_path):
 def test_bomb(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("zeros", bytes(5_000_000))
-    monkeypatch.setattr(fetch, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(archives, "MAX_BYTES", 1_000_000)
     with pytest.raises(SourceError, match="unpacks to over"):
         unpack(tmp_path / "b.zip", tmp_path / "out")
     with zipfile.ZipFile(tmp_path / "m.zip", "w") as file:
         for k in range(20):
             file.writestr(f"{k}", b"")
-    monkeypatch.setattr(fetch, "MAX_MEMBERS", 10)
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 10)
     with pytest.raises(SourceError, match="or 10 files"):
         unpack(tmp_path / "m.zip", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -588,7 +592,7 @@ def die():
 
 
 def die_unpacking(folder, url):
-    names, safe_parts = [], fetch.safe_parts
+    names, safe_parts = [], archives.safe_parts
 
     def dying(name, archive):
         names.append(name)
@@ -596,7 +600,7 @@ def die_unpacking(folder, url):
             die()
         return safe_parts(name, archive)
 
-    fetch.safe_parts = dying
+    archives.safe_parts = dying
     simply_get(folder, url)
 
 
@@ -616,7 +620,7 @@ def die_placing(folder, url, step):
         Path.rename, shutil.rmtree = counted(Path.rename), counted(shutil.rmtree)
         place(*args)
 
-    fetch.place, fetch.write_state = watched, counted(fetch.write_state)
+    fetch.place, job.write_state = watched, counted(job.write_state)
     simply_get(folder, url)
 
 
@@ -624,14 +628,14 @@ def without_room(folder, url):
     "The kernel refuses to write more than 300 bytes into any file, from the moment when the set is written."
     import resource
 
-    gather = fetch.gather
+    gather = job.gather
 
     def little_room(*args):
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
         return gather(*args)
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    fetch.gather = little_room
+    job.gather = little_room
     with pytest.raises(DiskFull, match="the disk is full"):
         simply_get(folder, url)
 
@@ -671,7 +675,7 @@ def test_disk_full_while_unpacking(get, monkeypatch, tmp_path, wanted):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fetch, "safe_parts", full)
+        patch.setattr(archives, "safe_parts", full)
         with pytest.raises(DiskFull, match="the disk is full"):
             get()
     assert holds_no_set(tmp_path / "data") and is_whole(get(), wanted)
@@ -788,20 +792,20 @@ def colab(monkeypatch, tmp_path):
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setenv("UNIFIED_ONEHEAD_COLAB", "1")
-    monkeypatch.setattr(fetch, "MOUNT", str(stub.point))
+    monkeypatch.setattr(drive, "MOUNT", str(stub.point))
     return stub
 
 
 def test_colab_second_session_needs_no_download(colab, get, wanted, server):
     said = []
-    assert fetch.mount_drive(said.append) == colab.point / "MyDrive/unified_onehead" and said == []
+    assert drive.mount_drive(said.append) == colab.point / "MyDrive/unified_onehead" and said == []
     get(drive="auto")
     kept = sorted(p.relative_to(colab.point).as_posix() for p in colab.point.rglob("*") if p.is_file())
     folder = "MyDrive/unified_onehead/data"
     assert kept == [f"{folder}/archives.json", *sorted(f"{folder}/{n}.zip" for n in FOLDERS.values())], "one file a dataset"
     colab.new_machine()
     server.log.clear()
-    assert fetch.mount_drive(said.append) and is_whole(get(drive="auto", urls=()), wanted)
+    assert drive.mount_drive(said.append) and is_whole(get(drive="auto", urls=()), wanted)
     assert server.log == [] and said == [] and len(colab.asked) == 2
 
 
@@ -809,39 +813,41 @@ def test_colab_second_session_needs_no_download(colab, get, wanted, server):
                                      ValueError("mount failed"), NotImplementedError("google.colab.drive is unsupported")])
 def test_colab_mount_refused(colab, get, wanted, refusal):
     said, colab.refusal = [], refusal
-    assert fetch.mount_drive(said.append) is None
+    assert drive.mount_drive(said.append) is None
     assert len(said) == 1 and said[0].startswith("WARNING: Drive was not mounted") and str(refusal) in said[0]
     assert is_whole(get(drive="auto"), wanted) and not [line for line in get.said if line.startswith("WARNING")]
     get("elsewhere", drive=colab.point / "MyDrive/mine")
     assert sum(line.startswith("WARNING") and "not mounted" in line for line in get.said) == 1
     assert not colab.point.exists(), "nothing was written below the mountpoint, so it can still be mounted"
     colab.refusal = None
-    assert fetch.mount_drive(said.append) == colab.point / "MyDrive/unified_onehead" and len(said) == 1
+    assert drive.mount_drive(said.append) == colab.point / "MyDrive/unified_onehead" and len(said) == 1
 
 
 def test_colab_nothing_is_written_before_mounting(colab, get, wanted):
     "Data first, Drive afterwards: the order that makes the real mount fail when anything lies below its mountpoint."
     assert is_whole(get(drive="auto"), wanted) and not colab.point.exists()
-    assert fetch.mount_drive() and is_whole(get(drive="auto", urls=()), wanted)
+    assert drive.mount_drive() and is_whole(get(drive="auto", urls=()), wanted)
     assert (colab.point / "MyDrive/unified_onehead/data/archives.json").is_file(), "what was there already is kept now"
     with pytest.raises(InputError, match="too slow"):
         get(colab.point / "MyDrive/data")
 
 
 def test_drive_that_fails_costs_a_warning(colab, get, wanted, monkeypatch):
-    fetch.mount_drive()
-    copy, broken = fetch.copy_verified, OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+    drive.mount_drive()
+    copy, broken = job.copy_verified, OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 
     def failing(source, target, expected=""):
-        if fetch.on_drive(target):
+        if drive.on_drive(target):
             raise broken
         return copy(source, target, expected)
 
-    monkeypatch.setattr(fetch, "copy_verified", failing)
+    for module in (job, fetch):
+        monkeypatch.setattr(module, "copy_verified", failing)
     assert is_whole(get(drive="auto"), wanted)
     assert sum("could not be kept" in line and "not connected" in line for line in get.said) == 1
     colab.new_machine()
-    monkeypatch.setattr(fetch, "copy_verified", copy)
+    for module in (job, fetch):
+        monkeypatch.setattr(module, "copy_verified", copy)
     assert is_whole(get(drive="auto"), wanted), "archives that a session was writing when Drive failed are not believed"
     assert any("skipped drive" in line and "cut while it wrote" in line for line in get.said)
     colab.new_machine()

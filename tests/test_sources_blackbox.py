@@ -1,4 +1,4 @@
-"""Layouts and faults of the three minis, through the public functions only. The pages 04 and 05 hold the finer tests."""
+"""Layouts and faults of the three minis, through the public functions only. The pages of `data` hold the finer tests."""
 import hashlib
 import json
 import os

@@ -254,7 +254,8 @@ def generalized_iou_xyxy(
     a: Tensor,  # [N, 4] left, top, right, bottom
     b: Tensor,  # [N, 4] the partner of each box in `a`
 ) -> Tensor:  # [N] in [-1, 1]; 1 for equal boxes
-    """GIoU of `a[i]` with `b[i]`, differentiable; half precision is computed in float32. Paper: arXiv 1902.09630.
+    """GIoU of `a[i]` with `b[i]`, differentiable; half precision is computed in float32. Paper: arXiv 1902.09630. Raises
+    ValueError for two different shapes.
 
     Parameters
     ----------
@@ -280,7 +281,8 @@ def batched_nms_xyxy(
     labels: Tensor,  # [N] int64 class of each box
     iou_thr: float = .6,  # overlap above which the weaker box goes, in (0, 1]
 ) -> Tensor:  # [K] int64 indices that stay, best score first
-    """Greedy suppression within each class, computed in float32.
+    """Greedy suppression within each class, computed in float32. Raises ValueError for lengths that differ and for a threshold
+    outside (0, 1].
 
     Parameters
     ----------

@@ -36,11 +36,11 @@ class DataConfig:
     synthetic_side : int, default 128
         side of a synthetic image, pixels
     n_train : int, default 240
-        synthetic images a task for training (the assignment's number)
+        synthetic images per task for training (the assignment's number)
     n_val : int, default 60
-        synthetic images a task for validation (the assignment's number)
+        synthetic images per task for validation (the assignment's number)
     det_classes : tuple[str, ...], default ()
-        ten names; empty: the ten most frequent, or ten that leave fewer images empty (`sources`)
+        ten names; empty: the ten most frequent, or ten that leave none empty (`data.sources`)
     size : int, default 256
         input side in pixels, a multiple of 32; larger finds smaller objects and costs its square
     workers : int, default 0
@@ -49,9 +49,9 @@ class DataConfig:
     root: str = ""  # folder with the three minis; empty: synthetic minis are made in `synthetic_dir`
     synthetic_dir: str = "data/synthetic_minis"  # where the synthetic minis are written; size and seed are added to the name
     synthetic_side: int = 128  # side of a synthetic image, pixels
-    n_train: int = 240  # synthetic images a task for training (the assignment's number)
-    n_val: int = 60  # synthetic images a task for validation (the assignment's number)
-    det_classes: tuple[str, ...] = ()  # ten names; empty: the ten most frequent, or ten that leave fewer images empty (`sources`)
+    n_train: int = 240  # synthetic images per task for training (the assignment's number)
+    n_val: int = 60  # synthetic images per task for validation (the assignment's number)
+    det_classes: tuple[str, ...] = ()  # ten names; empty: the ten most frequent, or ten that leave none empty (`data.sources`)
     size: int = 256  # input side in pixels, a multiple of 32; larger finds smaller objects and costs its square
     workers: int = 0  # loader processes; 0 on small CPUs, where they would take the trainer's cores
 
@@ -73,41 +73,41 @@ class NetConfig:
     width : int, default 288
         channels of the fused map and the head; cost grows with its square
     fused_stride : int, default 16
-        pixels a cell of the fused map: 8 or 16; outputs have stride 8 either way
+        pixels per location of the fused map: 8 or 16; outputs have stride 8 either way
     """
     backbone: str = "auto"  # efficientnet_b0 | mobilenet_v2 | auto (read from the weights file, else efficientnet_b0)
     weights: str = "none"  # imagenet | none | path of a state dict
     weights_sha256: str = ""  # expected sha256 of the weights file; empty: only recorded
     frozen_blocks: int = -1  # leading MBConv blocks that never train when pretrained (8 or more); -1: the whole backbone
     width: int = 288  # channels of the fused map and the head; cost grows with its square
-    fused_stride: int = 16  # pixels a cell of the fused map: 8 or 16; outputs have stride 8 either way
+    fused_stride: int = 16  # pixels per location of the fused map: 8 or 16; outputs have stride 8 either way
 
 # %% ../../nbs/core/01_config.ipynb #7ce5122e
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms of each task's loss; `smoothing` is a share.
+    """Weights of the terms of each task's loss, 0 or more; `smoothing` is a share.
 
     Attributes
     ----------
     loss_box : float, default 2.0
-        GIoU loss of positives
+        weight of detection's GIoU loss, over positive locations
     loss_conf : float, default 1.0
-        confidence (class-free), focal
+        weight of detection's confidence (knows no classes), focal, over all locations
     loss_det_cls : float, default 1.0
-        classes at positives, cross-entropy
+        weight of detection's cross-entropy of classes, over positive locations
     loss_seg_ce : float, default 1.0
-        pixel cross-entropy
+        weight of segmentation's cross-entropy, over pixels
     loss_seg_dice : float, default 1.0
-        region loss
+        weight of segmentation's Dice loss, over regions
     smoothing : float, default 0.1
-        label smoothing of the classification loss
+        label smoothing of the classification loss: the share spread over all classes
     """
-    loss_box: float = 2.0  # GIoU loss of positives
-    loss_conf: float = 1.0  # confidence (class-free), focal
-    loss_det_cls: float = 1.0  # classes at positives, cross-entropy
-    loss_seg_ce: float = 1.0  # pixel cross-entropy
-    loss_seg_dice: float = 1.0  # region loss
-    smoothing: float = 0.1  # label smoothing of the classification loss
+    loss_box: float = 2.0  # weight of detection's GIoU loss, over positive locations
+    loss_conf: float = 1.0  # weight of detection's confidence (knows no classes), focal, over all locations
+    loss_det_cls: float = 1.0  # weight of detection's cross-entropy of classes, over positive locations
+    loss_seg_ce: float = 1.0  # weight of segmentation's cross-entropy, over pixels
+    loss_seg_dice: float = 1.0  # weight of segmentation's Dice loss, over regions
+    smoothing: float = 0.1  # label smoothing of the classification loss: the share spread over all classes
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class TrainConfig:
     backbone_lr : float, default 0.1
         factor on `lr` for the unfrozen backbone; 1 without pretrained weights
     stage_lr_decay : float, default 0.5
-        factor a stage on the rate of what all tasks share: an unfrozen backbone, see isolate_channels
+        factor per stage on the rate of what tasks share: an unfrozen backbone, see isolate_channels
     weight_decay : float, default 1e-2
         AdamW's, not on norms and biases
     warmup : int, default 30
@@ -155,7 +155,7 @@ class TrainConfig:
     batch_size: int = 16  # images of the stage's own task in a step
     lr: float = 2e-3  # peak learning rate of neck and head (AdamW)
     backbone_lr: float = 0.1  # factor on `lr` for the unfrozen backbone; 1 without pretrained weights
-    stage_lr_decay: float = 0.5  # factor a stage on the rate of what all tasks share: an unfrozen backbone, see isolate_channels
+    stage_lr_decay: float = 0.5  # factor per stage on the rate of what tasks share: an unfrozen backbone, see isolate_channels
     weight_decay: float = 1e-2  # AdamW's, not on norms and biases
     warmup: int = 30  # steps of linear warm-up in every stage
     clip: float = 10.0  # global gradient norm is clipped here
@@ -174,7 +174,7 @@ class DistillConfig:
     Attributes
     ----------
     strategy : str, default "progressive_kd"
-        see the strategies page: naive, frozen, ewc, lwf, replay, isolation, joint
+        see learn.strategies: naive, frozen, ewc, lwf, replay, isolation, joint
     kd : float, default 2.0
         weight of an earlier task's distillation in stage 2
     kd_growth : float, default 1.5
@@ -192,7 +192,7 @@ class DistillConfig:
     ewc : float, default 1e4
         weight of EWC's penalty
     """
-    strategy: str = "progressive_kd"  # see the strategies page: naive, frozen, ewc, lwf, replay, isolation, joint
+    strategy: str = "progressive_kd"  # see learn.strategies: naive, frozen, ewc, lwf, replay, isolation, joint
     kd: float = 2.0  # weight of an earlier task's distillation in stage 2
     kd_growth: float = 1.5  # factor on `kd` for every further stage: the progressive part
     temperature: float = 2.0  # softens class distributions
@@ -201,15 +201,6 @@ class DistillConfig:
     old_lr_scale: float = 0.02  # share of a step that weights owned by earlier tasks may move; 0: nothing is forgotten, or gained
     isolate_channels: bool = True  # each task owns hidden channels; without pretrained weights sharing all learns faster
     ewc: float = 1e4  # weight of EWC's penalty
-
-
-RENAMED = {  # name in older files -> name today
-    "later_lr": "stage_lr_decay", "views": "cached_views", "old_rate": "old_lr_scale", "own_channels": "isolate_channels",
-    "agreement": "mask_score_weight", "outline": "mask_box_weight",
-    **{name: f"loss_{name}" for name in ("box", "conf", "det_cls", "seg_ce", "seg_dice")}}
-MACHINE = ("root", "synthetic_dir", "device", "threads", "workers")  # settings of a machine, not of an experiment
-BOXES_ALONE = {  # no mask is asked: there is none, or the file is older than these settings
-    "mask_score_weight": 0.0, "mask_box_weight": 0.0}
 
 
 @dataclass(frozen=True)
@@ -229,9 +220,9 @@ class RunConfig:
     eval_batch : int, default 10
         images in an evaluation step
     mask_score_weight : float, default 0.5
-        weight of the mask's opinion in the score of a box whose class both know; 0: none
+        weight of the mask's agreement in the score of a box whose class both tasks know; 0: none
     mask_box_weight : float, default 1.0
-        how far such a box moves to its mask, as a share of how they agree; 0: not at all
+        how far such a box moves towards its mask's outline, times their agreement; 0: not at all
     single_task : bool, default False
         also train each task alone, for the strict reading of forgetting (doubles the time)
     """
@@ -240,28 +231,58 @@ class RunConfig:
     device: str = "auto"  # auto | cpu | cuda | mps
     threads: int = 0  # CPU threads; 0 leaves torch's choice
     eval_batch: int = 10  # images in an evaluation step
-    mask_score_weight: float = 0.5  # weight of the mask's opinion in the score of a box whose class both know; 0: none
-    mask_box_weight: float = 1.0  # how far such a box moves to its mask, as a share of how they agree; 0: not at all
+    mask_score_weight: float = 0.5  # weight of the mask's agreement in the score of a box whose class both tasks know; 0: none
+    mask_box_weight: float = 1.0  # how far such a box moves towards its mask's outline, times their agreement; 0: not at all
     single_task: bool = False  # also train each task alone, for the strict reading of forgetting (doubles the time)
 
 
 @dataclass(frozen=True)
 class Config:
-    "Everything a run depends on."
-    data: DataConfig = field(default_factory=DataConfig)
-    net: NetConfig = field(default_factory=NetConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    distill: DistillConfig = field(default_factory=DistillConfig)
-    run: RunConfig = field(default_factory=RunConfig)
+    """Everything a run depends on.
+
+    Attributes
+    ----------
+    data : DataConfig, default DataConfig()
+        which images, and their size
+    net : NetConfig, default NetConfig()
+        backbone, neck and head
+    loss : LossConfig, default LossConfig()
+        weights of the terms of the losses
+    train : TrainConfig, default TrainConfig()
+        epochs, learning rates, augmentation
+    distill : DistillConfig, default DistillConfig()
+        what keeps the earlier tasks
+    run : RunConfig, default RunConfig()
+        seed, machine, and how predictions are read
+    """
+    data: DataConfig = field(default_factory=DataConfig)  # which images, and their size
+    net: NetConfig = field(default_factory=NetConfig)  # backbone, neck and head
+    loss: LossConfig = field(default_factory=LossConfig)  # weights of the terms of the losses
+    train: TrainConfig = field(default_factory=TrainConfig)  # epochs, learning rates, augmentation
+    distill: DistillConfig = field(default_factory=DistillConfig)  # what keeps the earlier tasks
+    run: RunConfig = field(default_factory=RunConfig)  # seed, machine, and how predictions are read
+
+# %% ../../nbs/core/01_config.ipynb #6f0a4c31
+RENAMED = {  # name in older files -> name today
+    "later_lr": "stage_lr_decay", "views": "cached_views", "old_rate": "old_lr_scale", "own_channels": "isolate_channels",
+    "agreement": "mask_score_weight", "outline": "mask_box_weight",
+    **{name: f"loss_{name}" for name in ("box", "conf", "det_cls", "seg_ce", "seg_dice")}}
+
+# %% ../../nbs/core/01_config.ipynb #8c1be722
+MACHINE = ("root", "synthetic_dir", "device", "threads", "workers")  # settings of a machine, not of an experiment
+BOXES_ALONE = {  # masks do not refine boxes: there are none, or the file is older than these settings
+    "mask_score_weight": 0.0, "mask_box_weight": 0.0}
 
 # %% ../../nbs/core/01_config.ipynb #7b32332a
-def field_table(cfg: "Config | None" = None) -> dict:  # leaf name -> (group, type, value)
+def field_table(
+    cfg: "Config | None" = None,  # whose values; None: the defaults
+) -> dict:  # leaf name -> (group, type, value)
     """Every field of the configuration by its leaf name.
 
     Parameters
     ----------
     cfg : Config | None, default None
+        whose values; None: the defaults
 
     Returns
     -------
@@ -308,7 +329,8 @@ def replace_fields(
     cfg: Config,  # the start
     **values,  # leaf name = value
 ) -> Config:  # a new configuration
-    """A copy with some leaf fields changed; unknown names are refused with the nearest one.
+    """A copy with some leaf fields changed. Raises InputError for an unknown name, with the nearest one or the one that it has
+    today, and for a value that cannot work.
 
     Parameters
     ----------
@@ -338,7 +360,8 @@ def apply_overrides(
     cfg: Config,  # the start
     pairs: "list[str]",  # "key=value" or "group.key=value"
 ) -> Config:  # a new configuration
-    """Apply overrides as they are typed on the command line.
+    """Apply overrides as they are typed on the command line. Raises InputError for what is not key=value, for a setting of
+    another group, and for what `replace_fields` refuses.
 
     Parameters
     ----------
@@ -381,7 +404,7 @@ def check_config(cfg: Config) -> Config:  # the same configuration
             raise InputError(text)
 
     need(cfg.data.size > 0 and cfg.data.size % 32 == 0, f"size={cfg.data.size}: must be a positive multiple of 32.")
-    need(0 <= cfg.distill.replay <= 10, f"replay={cfg.distill.replay}: the assignment allows 0 to 10 stored images a task.")
+    need(0 <= cfg.distill.replay <= 10, f"replay={cfg.distill.replay}: the assignment allows 0 to 10 stored images per task.")
     need(cfg.train.batch_size >= 2, f"batch_size={cfg.train.batch_size}: must be at least 2.")
     need(cfg.train.lr > 0, f"lr={cfg.train.lr}: must be positive.")
     need(0 <= cfg.train.ema < 1, f"ema={cfg.train.ema}: must be in [0, 1).")
@@ -421,7 +444,7 @@ PRESETS = {
 def preset(
     name: str,  # a key of PRESETS
 ) -> Config:  # the defaults with the preset's differences
-    """The configuration of a named preset.
+    """The configuration of a named preset. Raises InputError for a name that is none.
 
     Parameters
     ----------
@@ -438,17 +461,20 @@ def preset(
     return replace_fields(Config(), preset=name, **PRESETS[name])
 
 # %% ../../nbs/core/01_config.ipynb #56bfaeaa
-def to_dict(cfg: Config) -> dict:  # nested plain dict; tuples become lists
+def to_dict(
+    cfg: Config,  # any configuration
+) -> dict:  # group -> setting -> value; tuples become lists
     """The configuration as plain types, ready for JSON and for `torch.save`.
 
     Parameters
     ----------
     cfg : Config
+        any configuration
 
     Returns
     -------
     dict
-        nested plain dict; tuples become lists
+        group -> setting -> value; tuples become lists
     """
     plain = dataclasses.asdict(cfg)
     return {g: {k: list(v) if isinstance(v, tuple) else v for k, v in part.items()} for g, part in plain.items()}
@@ -492,8 +518,16 @@ def from_dict(
     return replace_fields(Config(), **leaves)
 
 # %% ../../nbs/core/01_config.ipynb #d7854af7
-def seed_everything(seed: int) -> None:
-    "Seed Python, numpy and torch."
+def seed_everything(
+    seed: int,  # 0 or more; numpy gets its lowest 32 bits
+) -> None:
+    """Seed Python, numpy and torch.
+
+    Parameters
+    ----------
+    seed : int
+        0 or more; numpy gets its lowest 32 bits
+    """
     import numpy
     import torch
     random.seed(seed)

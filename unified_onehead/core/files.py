@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
@@ -78,8 +79,21 @@ def write_atomic(
     return path
 
 # %% ../../nbs/core/00_files.ipynb #f203978d
-def file_sha256(path: str) -> str:
-    "sha256 of a file as hex."
+def file_sha256(
+    path: "str | Path",  # the file; read in pieces of 1 MB, so it may be larger than the memory
+) -> str:  # 64 hex digits
+    """sha256 of what a file holds. Raises OSError when it cannot be read.
+
+    Parameters
+    ----------
+    path : str | Path
+        the file; read in pieces of 1 MB, so it may be larger than the memory
+
+    Returns
+    -------
+    str
+        64 hex digits
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -87,8 +101,24 @@ def file_sha256(path: str) -> str:
     return digest.hexdigest()
 
 # %% ../../nbs/core/00_files.ipynb #aa08b46b
-def digest_of(path: Path, expected: str) -> str:
-    "The hash of a file in the same kind as the expected one: md5 by its 32 digits, else sha256."
+def digest_of(
+    path: "str | Path",  # the file
+    expected: str,  # the hash that it should have, hex; its length says which kind: 32 digits are md5
+) -> str:  # hex digits of that kind
+    """The hash of a file in the same kind as the expected one: md5 by its 32 digits, else sha256.
+
+    Parameters
+    ----------
+    path : str | Path
+        the file
+    expected : str
+        the hash that it should have, hex; its length says which kind: 32 digits are md5
+
+    Returns
+    -------
+    str
+        hex digits of that kind
+    """
     if len(expected) != 32:
         return file_sha256(path)
     digest = hashlib.md5(usedforsecurity=False)
@@ -101,8 +131,8 @@ def digest_of(path: Path, expected: str) -> str:
 @contextlib.contextmanager
 def locked(
     path: "str | Path",  # the lock's file, in a folder that exists; it stays there, empty
-    waiting=lambda: None,  # called once when another process holds the lock
-):
+    waiting=lambda: None,  # () -> anything; called once when somebody else holds the lock
+) -> Iterator[None]:  # a context manager; the block gets no value
     """Alone across processes while the `with` block runs; the system frees the lock of a process that dies.
 
     Parameters
@@ -110,7 +140,12 @@ def locked(
     path : str | Path
         the lock's file, in a folder that exists; it stays there, empty
     waiting : default lambda: None
-        called once when another process holds the lock
+        () -> anything; called once when somebody else holds the lock
+
+    Yields
+    ------
+    Iterator[None]
+        a context manager; the block gets no value
     """
     lock = filelock.FileLock(str(path))
     try:

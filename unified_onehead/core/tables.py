@@ -8,8 +8,8 @@ __all__ = ['text_table', 'markdown_table', 'number', 'duration']
 # %% ../../nbs/core/02_tables.ipynb #934a2d23
 def text_table(
     rows: list,  # lists of equally many strings; the first is the header
-) -> str:  # one line a row, columns two spaces apart
-    """Left-aligned columns as wide as their longest cell.
+) -> str:  # one line per row and a rule under the header; columns two spaces apart
+    """Left-aligned columns, each as wide as its longest field. Raises IndexError for a row that is too short.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ def text_table(
     Returns
     -------
     str
-        one line a row, columns two spaces apart
+        one line per row and a rule under the header; columns two spaces apart
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
@@ -28,8 +28,8 @@ def text_table(
 # %% ../../nbs/core/02_tables.ipynb #f6ab5869
 def markdown_table(
     rows: list,  # lists of equally many values; the first is the header
-) -> str:  # markdown
-    """A table; a bar inside a cell is escaped.
+) -> str:  # one line per row and the rule under the header
+    """A table in markdown; a bar inside a field is escaped, a line break becomes a space.
 
     Parameters
     ----------
@@ -39,18 +39,42 @@ def markdown_table(
     Returns
     -------
     str
-        markdown
+        one line per row and the rule under the header
     """
     cells = [[str(c).replace("|", "\\|").replace("\n", " ") for c in row] for row in rows]
     return "\n".join("| " + " | ".join(r) + " |" for r in [cells[0], ["---"] * len(cells[0]), *cells[1:]])
 
 # %% ../../nbs/core/02_tables.ipynb #5b65a2dc
-def number(value) -> str:
-    "A score with four decimals, a count as it is, a dash for what does not exist."
+def number(
+    value: "float | int | str | None",  # None: it does not exist, or was not measured
+) -> str:
+    """A score with four decimals, a count as it is, a dash for what does not exist.
+
+    Parameters
+    ----------
+    value : float | int | str | None
+        None: it does not exist, or was not measured
+
+    Returns
+    -------
+    str
+    """
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 # %% ../../nbs/core/02_tables.ipynb #30ed3915
-def duration(seconds: float) -> str:
-    "Seconds as `1 h 02 min` or `3 min 20 s`."
+def duration(
+    seconds: float,  # 0 or more
+) -> str:
+    """Seconds as `1 h 02 min` or `3 min 20 s`.
+
+    Parameters
+    ----------
+    seconds : float
+        0 or more
+
+    Returns
+    -------
+    str
+    """
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"

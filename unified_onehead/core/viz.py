@@ -106,7 +106,8 @@ def draw_boxes(
     names: "list | None" = None,  # class names; without them the number is written
     dashed: "Tensor | None" = None,  # [N] bool, which outlines are dashed
 ) -> Axes:  # `ax`
-    """Outline boxes and write class and score in their upper left corner.
+    """Outline boxes and write class and score in their upper left corner. Raises ValueError for boxes that are no xyxy and for
+    labels, scores or flags of another number.
 
     Parameters
     ----------
@@ -167,7 +168,8 @@ def draw_mask(
     names: "list | None" = None,  # class names; when given, a legend lists the classes that occur
     alpha: float = 0.6,  # opacity of the colours
 ) -> Axes:  # `ax`
-    """Lay a mask over an image in VOC's colours; background (0) is transparent, ignored pixels are white.
+    """Lay a mask over an image in VOC's colours; background (0) is transparent, ignored pixels are white. Raises ValueError for
+    what is no [H, W] of integers.
 
     Parameters
     ----------
@@ -201,28 +203,29 @@ def draw_mask(
 
 # %% ../../nbs/core/04_viz.ipynb #8a872450
 def show_batch(
-    batch,  # `data.Batch`: images [B, 3, S, S], tasks, boxes, labels, crowd, masks, categories
+    batch,  # a `Batch` (data.records): images [B, 3, S, S], tasks, boxes, labels, crowd, masks, categories
     classes: dict,  # task -> class names
     n: int = 8,  # at most so many samples
-    columns: int = 4,  # images in a row
-) -> Figure:  # one panel a sample
-    """Draw samples with their labels: boxes for detection, mask for segmentation, class name for classification.
+    columns: int = 4,  # images per row
+) -> Figure:  # one panel per sample
+    """Draw samples with their labels: boxes for detection, mask for segmentation, class name for classification. Raises
+    ValueError for an empty batch.
 
     Parameters
     ----------
     batch
-        `data.Batch`: images [B, 3, S, S], tasks, boxes, labels, crowd, masks, categories
+        a `Batch` (data.records): images [B, 3, S, S], tasks, boxes, labels, crowd, masks, categories
     classes : dict
         task -> class names
     n : int, default 8
         at most so many samples
     columns : int, default 4
-        images in a row
+        images per row
 
     Returns
     -------
     Figure
-        one panel a sample
+        one panel per sample
     """
     n = min(n, len(batch.images))
     if n < 1:
@@ -245,19 +248,19 @@ def show_batch(
 
 # %% ../../nbs/core/04_viz.ipynb #cc894648
 def plot_curves(
-    records: list,  # the log: dicts with "task", "epoch", "loss" and "parts" (name -> value), one an epoch
-) -> Figure:  # one panel a stage, in the order in which they first appear
-    """Loss and its named parts over the epochs of each stage; rows without one are skipped. ValueError for an empty log.
+    records: list,  # the log: dicts with "task", "epoch", "loss" and "parts" (term of the loss -> value), one per epoch
+) -> Figure:  # one panel per stage, in the order in which they first appear
+    """Loss and its named terms over the epochs of each stage; rows without a loss are skipped. Raises ValueError for an empty log.
 
     Parameters
     ----------
     records : list
-        the log: dicts with "task", "epoch", "loss" and "parts" (name -> value), one an epoch
+        the log: dicts with "task", "epoch", "loss" and "parts" (term of the loss -> value), one per epoch
 
     Returns
     -------
     Figure
-        one panel a stage, in the order in which they first appear
+        one panel per stage, in the order in which they first appear
     """
     records = [r for r in records if "loss" in r]
     if not records:
@@ -282,7 +285,7 @@ def plot_matrix(
     matrix: dict,  # stage -> metric -> value in 0..1, or None where it was not measured
     metrics: tuple = tuple(METRICS.values()),  # the columns
     ax: "Axes | None" = None,  # where to draw; None: a new figure
-) -> Axes:  # one row a stage, one column a metric
+) -> Axes:  # one row per stage, one column per metric
     """The scores of all tasks after every stage as a table with numbers. Raises ValueError for an empty matrix.
 
     Parameters
@@ -297,7 +300,7 @@ def plot_matrix(
     Returns
     -------
     Axes
-        one row a stage, one column a metric
+        one row per stage, one column per metric
     """
     stages = list(matrix)
     if not any(row.get(m) is not None for row in matrix.values() for m in metrics):
@@ -354,16 +357,16 @@ def draw_probs(
 
 # %% ../../nbs/core/04_viz.ipynb #7b14ecd1
 def show_predictions(
-    items: list,  # dicts with image, boxes, scores, labels, mask, probs and, if wanted, title; one an image
+    items: list,  # dicts with image, boxes, scores, labels, mask, probs and, if wanted, title; one per image
     classes: dict,  # task -> class names
     threshold: float = 0.3,  # boxes with a lower score are not drawn
-) -> Figure:  # one row an image: detection, segmentation, classification
-    """What one forward pass says about each image, for all three tasks.
+) -> Figure:  # one row per image: detection, segmentation, classification
+    """What one forward pass says about each image, for all three tasks. Raises ValueError when there is none.
 
     Parameters
     ----------
     items : list
-        dicts with image, boxes, scores, labels, mask, probs and, if wanted, title; one an image
+        dicts with image, boxes, scores, labels, mask, probs and, if wanted, title; one per image
     classes : dict
         task -> class names
     threshold : float, default 0.3
@@ -372,7 +375,7 @@ def show_predictions(
     Returns
     -------
     Figure
-        one row an image: detection, segmentation, classification
+        one row per image: detection, segmentation, classification
     """
     if not items:
         raise ValueError("no predictions: nothing to show")

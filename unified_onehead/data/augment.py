@@ -50,7 +50,7 @@ def jitter_colour(
 
 # %% ../../nbs/data/01_augment.ipynb #7494cc15
 KEEP = 0.4  # the visible share under which a cut box is ignored rather than learned
-SMALL = 4.0  # pixels; a box with a shorter side covers less than a quarter of a cell and is ignored, too
+SMALL = 4.0  # pixels; a box with a shorter side covers less than half of any location (8 x 8 pixels) and is ignored, too
 LEAST = KEEP, SMALL
 
 
@@ -198,9 +198,21 @@ class ViewDataset(Dataset):
 
 
 class LetterboxDataset(Dataset):
-    "Validation images, letterboxed."
+    """Validation images, letterboxed; the labels move with them.
 
-    def __init__(self, dataset: MiniDataset, size: int):
+    Parameters
+    ----------
+    dataset : MiniDataset
+        decoded images, at full size
+    size : int
+        input side of the network, pixels
+    """
+
+    def __init__(
+        self,
+        dataset: MiniDataset,  # decoded images, at full size
+        size: int,  # input side of the network, pixels
+    ):
         self.dataset, self.size = dataset, size
 
     def __len__(self) -> int:

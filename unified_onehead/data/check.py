@@ -136,18 +136,23 @@ def turned_on_screen(path: str) -> bool:
         return False
 
 # %% ../../nbs/data/05_check.ipynb #f12f6895
-def stray_boxes(record: Record, size: "tuple[int, int]") -> "list[str]":  # a problem, or none
-    """Whether a picture of this height and width, as stored, is the one that its label file speaks of and holds its boxes.
+def stray_boxes(
+    record: Record,  # of detection; boxes x1, y1, x2, y2 in pixels
+    size: "tuple[int, int]",  # height and width of its picture, as stored, pixels
+) -> "list[str]":  # a problem in words, or none
+    """Whether a picture is the one that its label file speaks of, and holds its boxes.
 
     Parameters
     ----------
     record : Record
+        of detection; boxes x1, y1, x2, y2 in pixels
     size : tuple[int, int]
+        height and width of its picture, as stored, pixels
 
     Returns
     -------
     list[str]
-        a problem, or none
+        a problem in words, or none
     """
     height, width = size
     if record.size and tuple(record.size) != (width, height):
@@ -166,7 +171,7 @@ def check_record(
     report: CheckReport,  # gets the problems
     record: Record,  # what to decode
     names: list,  # class names
-) -> "tuple | None":  # names seen (one a box in detection), whether nothing is labelled; None for a broken image
+) -> "tuple | None":  # names seen (one per box in detection), whether nothing is labelled; None for a broken image
     """Decode one record and its labels.
 
     Parameters
@@ -181,7 +186,7 @@ def check_record(
     Returns
     -------
     tuple | None
-        names seen (one a box in detection), whether nothing is labelled; None for a broken image
+        names seen (one per box in detection), whether nothing is labelled; None for a broken image
     """
     read = decode(record.path)
     if isinstance(read, str):
@@ -204,7 +209,7 @@ def check_split(
     records: list,  # the records
     names: list,  # class names
 ) -> None:
-    """Decode one split and count images a class (boxes a class in detection).
+    """Decode one split and count images per class (boxes per class in detection).
 
     Parameters
     ----------
@@ -244,8 +249,20 @@ def judge_absent(report: CheckReport, task: str) -> None:
             target += [f"{TASK_TITLES[task]}: {split} has no {what} of {', '.join(part)}"] * bool(part)
 
 # %% ../../nbs/data/05_check.ipynb #ae7f9609
-def folder_mb(folder: Path) -> float:
-    "Size on disk of all files below a folder, in MB (10^6 bytes)."
+def folder_mb(
+    folder: Path,  # 0 when it is not there
+) -> float:
+    """Size on disk of all files below a folder, in MB (10^6 bytes).
+
+    Parameters
+    ----------
+    folder : Path
+        0 when it is not there
+
+    Returns
+    -------
+    float
+    """
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
 
 # %% ../../nbs/data/05_check.ipynb #1b01b84f

@@ -80,17 +80,17 @@ def same_look(
 
 # %% ../../nbs/data/03_likeness.ipynb #88baa899
 def find_leaks(
-    train: list,  # records
-    val: list,  # records
+    train: list,  # records of one dataset
+    val: list,  # records of the same dataset
 ) -> list:  # the records of train whose image is in val too
     """Images in both splits: the same bytes, or the same name and the same look.
 
     Parameters
     ----------
     train : list
-        records
+        records of one dataset
     val : list
-        records
+        records of the same dataset
 
     Returns
     -------
@@ -113,14 +113,14 @@ def find_leaks(
 
 # %% ../../nbs/data/03_likeness.ipynb #a9f832f2
 def shared_images(
-    sets: dict,  # name of a set -> its records
+    sets: dict,  # name of a set (any key) -> its records
 ) -> list:  # pairs of files that are one picture, each of another set
     """Pictures that stand in two sets, found by their look: saved anew, renamed or scaled does not hide them.
 
     Parameters
     ----------
     sets : dict
-        name of a set -> its records
+        name of a set (any key) -> its records
 
     Returns
     -------

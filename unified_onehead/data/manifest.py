@@ -37,11 +37,11 @@ class Rule:
     seed : int, default 0
         sets the order in which images are considered
     n_train : int, default 240
-        images a task for training
+        images per task for training
     n_val : int, default 60
-        images a task for validation
+        images per task for validation
     reserve : int, default 20
-        further images a task and split
+        further images per task and split
     det_min : int, default 5
         val images that show each detection class, at least
     seg_min : int, default 2
@@ -49,9 +49,9 @@ class Rule:
     """
     version: int = 1  # raised when the procedure changes
     seed: int = 0  # sets the order in which images are considered
-    n_train: int = 240  # images a task for training
-    n_val: int = 60  # images a task for validation
-    reserve: int = 20  # further images a task and split
+    n_train: int = 240  # images per task for training
+    n_val: int = 60  # images per task for validation
+    reserve: int = 20  # further images per task and split
     det_min: int = 5  # val images that show each detection class, at least
     seg_min: int = 2  # val images that show each segmentation class, at least
 
@@ -247,7 +247,7 @@ def unmet(
 # %% ../../nbs/data/06_manifest.ipynb #4e71777b
 def make_manifest(
     indexes: dict,  # task -> split -> image name -> entry
-    rule: Rule = Rule(),  # what to fulfil
+    rule: Rule = Rule(),  # how many images, and how many that show each class
 ) -> dict:  # rule, classes, images and reserve (task -> split -> entries), unmet
     """The draw: validation before training, and no name or Flickr number twice.
 
@@ -256,7 +256,7 @@ def make_manifest(
     indexes : dict
         task -> split -> image name -> entry
     rule : Rule, default Rule()
-        what to fulfil
+        how many images, and how many that show each class
 
     Returns
     -------
@@ -278,8 +278,20 @@ def make_manifest(
             "images": images, "reserve": reserve, "unmet": unmet(images, rule)}
 
 
-def manifest_bytes(manifest: dict) -> bytes:
-    "The manifest as a file: sorted keys, no date, no path."
+def manifest_bytes(
+    manifest: dict,  # what `make_manifest` or `settle` returned
+) -> bytes:
+    """The manifest as a file: sorted keys, no date, no path.
+
+    Parameters
+    ----------
+    manifest : dict
+        what `make_manifest` or `settle` returned
+
+    Returns
+    -------
+    bytes
+    """
     return (json.dumps(manifest, sort_keys=True, indent=1) + "\n").encode()
 
 # %% ../../nbs/data/06_manifest.ipynb #e6f4c50f

@@ -250,10 +250,20 @@ def file_hashes(
 # %% ../../nbs/data/07_prepare.ipynb #09eddd32
 @dataclass
 class Differences:
-    "How a set differs from its manifest; lists of paths below its folder."
-    missing: list = field(default_factory=list)
-    altered: list = field(default_factory=list)
-    new: list = field(default_factory=list)
+    """How a set differs from its manifest; lists of paths below its folder.
+
+    Attributes
+    ----------
+    missing : list, default list()
+        in the manifest, not in the folder
+    altered : list, default list()
+        in both, with other bytes
+    new : list, default list()
+        in the folder, not in the manifest
+    """
+    missing: list = field(default_factory=list)  # in the manifest, not in the folder
+    altered: list = field(default_factory=list)  # in both, with other bytes
+    new: list = field(default_factory=list)  # in the folder, not in the manifest
 
     def __bool__(self) -> bool:
         "Whether anything of the set is gone or changed; files that were added take nothing away."
@@ -265,8 +275,21 @@ class Differences:
         return "; ".join(f"{len(names)} files {what} (the first: {names[0]})" for names, what in parts if names)
 
 # %% ../../nbs/data/07_prepare.ipynb #7d063261
-def read_manifest(folder: "str | Path") -> "dict | None":
-    "The manifest of a set; None when there is none or it cannot be read."
+def read_manifest(
+    folder: "str | Path",  # a set, or any folder
+) -> "dict | None":  # as `write_set` wrote it; "files" is path below the folder -> sha256
+    """The manifest of a set; None when there is none or it cannot be read.
+
+    Parameters
+    ----------
+    folder : str | Path
+        a set, or any folder
+
+    Returns
+    -------
+    dict | None
+        as `write_set` wrote it; "files" is path below the folder -> sha256
+    """
     try:
         data = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
         return data if isinstance(data.get("files"), dict) else None
@@ -274,8 +297,20 @@ def read_manifest(folder: "str | Path") -> "dict | None":
         return None
 
 
-def differences(folder: "str | Path") -> Differences:
-    "Compare a set with its manifest, every byte of it. Raises InputError when there is no manifest."
+def differences(
+    folder: "str | Path",  # a set with a manifest
+) -> Differences:
+    """Compare a set with its manifest, every byte of it. Raises InputError when there is no manifest.
+
+    Parameters
+    ----------
+    folder : str | Path
+        a set with a manifest
+
+    Returns
+    -------
+    Differences
+    """
     folder, manifest = Path(folder), read_manifest(folder)
     if manifest is None:
         raise InputError(f"{folder}: no readable {MANIFEST}, so nothing says what the set should be. Make it with "
@@ -285,17 +320,20 @@ def differences(folder: "str | Path") -> Differences:
                        [n for n in there if n not in wanted])
 
 # %% ../../nbs/data/07_prepare.ipynb #0c443276
-def against_manifest(folder: "str | Path") -> tuple:  # problems, warnings
+def against_manifest(
+    folder: "str | Path",  # the folder that is checked
+) -> tuple:  # list of problems, list of warnings, in words
     """What `data check` says of a set that has a manifest; nothing for a set without one.
 
     Parameters
     ----------
     folder : str | Path
+        the folder that is checked
 
     Returns
     -------
     tuple
-        problems, warnings
+        list of problems, list of warnings, in words
     """
     if read_manifest(folder) is None:
         return [], []
@@ -418,8 +456,16 @@ def history(src: Path, minis: Minis, origin: str) -> str:  # where the data come
     return "; ".join(words for words in (told.get("origin", ""), origin) if words) or src.resolve().name
 
 # %% ../../nbs/data/07_prepare.ipynb #52970513
-def check_side(max_side: int) -> None:
-    "Raises InputError for a longest side that is neither 0 nor large enough to learn from."
+def check_side(
+    max_side: int,  # longer side at most, pixels; 0 keeps sizes
+) -> None:
+    """Raises InputError for a longest side that is neither 0 nor large enough to learn from.
+
+    Parameters
+    ----------
+    max_side : int
+        longer side at most, pixels; 0 keeps sizes
+    """
     if max_side and max_side < 32:
         raise InputError(f"--max-side {max_side}: must be 32 pixels or more, or 0 to keep sizes.")
 
@@ -428,7 +474,7 @@ def prepare(
     src: "str | os.PathLike",  # minis in any layout that is read
     dst: "str | os.PathLike",  # the new folder
     max_side: int = 0,  # longer side at most, pixels; 0: sizes stay
-    det_classes: tuple = (),  # detection classes by name; empty: chosen as in `sources`
+    det_classes: tuple = (),  # detection classes by name; empty: chosen by `data.sources.default_names`
     origin: str = "",  # where the data comes from, for the card; empty: the name of `src`
 ) -> Path:  # the folder
     """Write the canonical set. Raises InputError when `src` cannot be read or `dst` holds other things.
@@ -442,7 +488,7 @@ def prepare(
     max_side : int, default 0
         longer side at most, pixels; 0: sizes stay
     det_classes : tuple, default ()
-        detection classes by name; empty: chosen as in `sources`
+        detection classes by name; empty: chosen by `data.sources.default_names`
     origin : str, default ""
         where the data comes from, for the card; empty: the name of `src`
 
@@ -478,7 +524,7 @@ def prepare(
 
 # %% ../../nbs/data/07_prepare.ipynb #dca98765
 def show_histogram(ax, counts: dict) -> None:
-    "Bars for train and val, one pair a class."
+    "Bars for train and val, one pair per class."
     names = list(counts["train"])
     rows = np.arange(len(names))
     for split, shift, colour in (("train", -0.2, "tab:blue"), ("val", 0.2, "tab:orange")):
@@ -491,24 +537,24 @@ def show_histogram(ax, counts: dict) -> None:
 # %% ../../nbs/data/07_prepare.ipynb #b28baab0
 def show_minis(
     minis: Minis,  # what `read_minis` returned
-    n: int = 5,  # pictures a task
-) -> Figure:  # one row a task: pictures with labels, then the class histogram
-    """Labelled training pictures of every task and the class histogram.
+    n: int = 5,  # pictures per task, 1 or more
+) -> Figure:  # one row per task: pictures with labels, then the class histogram
+    """Labelled training pictures of every task and the class histogram. Raises InputError when not a single picture is asked for.
 
     Parameters
     ----------
     minis : Minis
         what `read_minis` returned
     n : int, default 5
-        pictures a task
+        pictures per task, 1 or more
 
     Returns
     -------
     Figure
-        one row a task: pictures with labels, then the class histogram
+        one row per task: pictures with labels, then the class histogram
     """
     if n < 1:
-        raise InputError(f"--images {n}: at least one image a task must be shown.")
+        raise InputError(f"--images {n}: at least one image per task must be shown.")
     counts = class_counts(minis)
     fig, axes = plt.subplots(len(counts), n + 1, figsize=(2.4 * n + 3.4, 3 * len(counts)), squeeze=False,
                              width_ratios=[1] * n + [1.4], layout="constrained")

@@ -205,7 +205,7 @@ def read_mask(
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L", "1"):
-                raise InputError(f"{path}: a mask must hold one class id a pixel (palette or grey PNG), but this file is "
+                raise InputError(f"{path}: a mask must hold one class id per pixel (palette or grey PNG), but this file is "
                                  f"{image.mode}. Convert the colours to ids first.")
             return torch.from_numpy(np.array(image).astype(np.uint8))
     except UNDECODABLE as error:
@@ -216,7 +216,8 @@ def read_mask(
 def load_sample(
     record: Record,  # what to decode
 ) -> Sample:  # at original resolution
-    """Decode a record. Raises InputError for damaged files and for a mask of another size than its image.
+    """Decode a record. Raises InputError for damaged files and for a mask of another size than its image, ValueError for a
+    labelled record that should be turned.
 
     Parameters
     ----------
@@ -426,8 +427,24 @@ class Batch:
         """
         return torch.tensor([i for i, t in enumerate(self.tasks) if t == task], dtype=torch.int64)
 
-    def to(self, device, non_blocking: bool = True) -> "Batch":
-        "The batch on another device; images in channels-last memory, which CPUs and tensor cores prefer."
+    def to(
+        self,
+        device: "str | torch.device",  # where to
+        non_blocking: bool = True,  # copy from pinned memory while the program goes on
+    ) -> "Batch":
+        """The batch on another device; images in channels-last memory, which CPUs and tensor cores prefer.
+
+        Parameters
+        ----------
+        device : str | torch.device
+            where to
+        non_blocking : bool, default True
+            copy from pinned memory while the program goes on
+
+        Returns
+        -------
+        Batch
+        """
         def move(t):
             return t.to(device, non_blocking=non_blocking)
         images = self.images.to(device, non_blocking=non_blocking, memory_format=torch.channels_last)
@@ -493,14 +510,14 @@ class MiniDataset(Dataset):
     side : int
         longer side of the images kept in memory, pixels; smaller images are not enlarged
     transform : default None
-        Sample -> Sample, applied at every access
+        Sample -> Sample, applied at every access; None: nothing
     """
 
     def __init__(
         self,
         records: list,  # what to read
         side: int,  # longer side of the images kept in memory, pixels; smaller images are not enlarged
-        transform=None,  # Sample -> Sample, applied at every access
+        transform=None,  # Sample -> Sample, applied at every access; None: nothing
     ):
         self.records, self.side, self.transform, self.kept = list(records), side, transform, {}
 

@@ -44,8 +44,26 @@ def image_files(folder: Path) -> list:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
 
 # %% ../../nbs/data/04_sources.ipynb #0c991438
-def what_is_there(folder: Path, limit: int = 8, depth: int = 2) -> str:
-    "A folder's content in a few words, for messages."
+def what_is_there(
+    folder: Path,  # may not exist
+    limit: int = 8,  # entries that are named; the others are counted
+    depth: int = 2,  # levels of folders that are looked into
+) -> str:
+    """A folder's content in a few words, for messages.
+
+    Parameters
+    ----------
+    folder : Path
+        may not exist
+    limit : int, default 8
+        entries that are named; the others are counted
+    depth : int, default 2
+        levels of folders that are looked into
+
+    Returns
+    -------
+    str
+    """
     if not folder.is_dir():
         return "nothing"
     entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
@@ -147,7 +165,7 @@ def locate_seg(
 def locate_cls(
     folder: Path,  # a dataset
     split: str,  # train | val
-) -> "list | None":  # one folder a class, sorted by name
+) -> "list | None":  # one folder per class, sorted by name
     """Find one split of a dataset with a folder for each class; folders without images do not count.
 
     Parameters
@@ -160,7 +178,7 @@ def locate_cls(
     Returns
     -------
     list | None
-        one folder a class, sorted by name
+        one folder per class, sorted by name
     """
     if not (folder / split).is_dir() or locate_det(folder, split) or locate_seg(folder, split):
         return None
@@ -349,7 +367,7 @@ def read_coco(
 
 # %% ../../nbs/data/04_sources.ipynb #870d9ad5
 def covering_names(
-    images: list,  # one set of names for each image
+    images: list,  # one set of names per image
     boxes: Counter,  # name -> boxes, breaks ties
     count: int,  # how many names
 ) -> "list | None":  # names; None when the greedy choice of `count` names does not reach every image
@@ -358,7 +376,7 @@ def covering_names(
     Parameters
     ----------
     images : list
-        one set of names for each image
+        one set of names per image
     boxes : Counter
         name -> boxes, breaks ties
     count : int
@@ -520,7 +538,7 @@ def seg_names(folder: Path) -> list:
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not readable as text ({error}). Write one class name a line, in UTF-8.") from error
+        raise InputError(f"{file}: not readable as text ({error}). Write one class name per line, in UTF-8.") from error
     listed = bool(names) and names[0].strip("_").lower() == "background"  # also Background, _background_, __background__
     return ["background", *names[listed:]]
 
@@ -685,8 +703,20 @@ def read_minis(
 SYNTHETIC_SEED = 0
 
 # %% ../../nbs/data/04_sources.ipynb #d6928b98
-def get_minis(cfg: Config) -> Minis:
-    "The three minis named by the configuration; synthetic ones when no folder is given."
+def get_minis(
+    cfg: Config,  # `root`, `det_classes`, and for synthetic minis their folder, numbers and size
+) -> Minis:
+    """The three minis named by the configuration; synthetic ones when no folder is given. Raises InputError as `read_minis` does.
+
+    Parameters
+    ----------
+    cfg : Config
+        `root`, `det_classes`, and for synthetic minis their folder, numbers and size
+
+    Returns
+    -------
+    Minis
+    """
     root = cfg.data.root
     if not root:
         d = cfg.data  # the name says what is inside, so that sets of other sizes do not meet in one folder
@@ -695,12 +725,15 @@ def get_minis(cfg: Config) -> Minis:
     return read_minis(str(root), cfg.data.det_classes)
 
 
-def data_digest(minis: Minis) -> str:  # 12 hex digits
+def data_digest(
+    minis: Minis,  # read by any reader; the folder does not count
+) -> str:  # 12 hex digits
     """A fingerprint of class names, file names, boxes and image classes; no file is opened.
 
     Parameters
     ----------
     minis : Minis
+        read by any reader; the folder does not count
 
     Returns
     -------

@@ -12,11 +12,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
 import numpy as np
 from PIL import Image
 
-from ..core.files import InputError, replace_file
+from ..core.files import InputError, locked, replace_file
 from ..core.config import IGNORE, TASKS
 from ..core.viz import voc_palette
 
@@ -497,17 +496,17 @@ def stem(split: str, index: int) -> int:
 
 
 def planned_files(
-    n_train: int,  # pictures a task for training
-    n_val: int,  # pictures a task for validation
+    n_train: int,  # pictures per task for training
+    n_val: int,  # pictures per task for validation
 ) -> list:  # paths below the output folder
     """Every file that `make_synthetic` writes, except the marker.
 
     Parameters
     ----------
     n_train : int
-        pictures a task for training
+        pictures per task for training
     n_val : int
-        pictures a task for validation
+        pictures per task for validation
 
     Returns
     -------
@@ -616,7 +615,7 @@ def write_cls(
     seed: int,  # of the whole set
     side: int,  # longer side, pixels
 ) -> None:
-    """Write one split of classification: one folder a class.
+    """Write one split of classification: one folder per class.
 
     Parameters
     ----------
@@ -790,10 +789,10 @@ def write_all(
 # %% ../../nbs/data/02_synthetic.ipynb #6a67014a
 def make_synthetic(
     out_dir: "str | os.PathLike",  # folder that receives the three minis; made when missing
-    seed: int = 0,  # same seed, same bytes
-    n_train: int = 240,  # pictures a task for training
-    n_val: int = 60,  # pictures a task for validation
-    side: int = 128,  # longer side of a picture, pixels
+    seed: int = 0,  # 0 or more; same seed, same bytes
+    n_train: int = 240,  # pictures per task for training
+    n_val: int = 60,  # pictures per task for validation
+    side: int = 128,  # longer side of a picture, pixels; 32 or more
     overwrite: bool = False,  # replace synthetic minis made with other parameters
 ) -> Path:  # the folder
     """Make the synthetic minis; at once when they are there. Raises InputError when the folder holds other things.
@@ -803,13 +802,13 @@ def make_synthetic(
     out_dir : str | os.PathLike
         folder that receives the three minis; made when missing
     seed : int, default 0
-        same seed, same bytes
+        0 or more; same seed, same bytes
     n_train : int, default 240
-        pictures a task for training
+        pictures per task for training
     n_val : int, default 60
-        pictures a task for validation
+        pictures per task for validation
     side : int, default 128
-        longer side of a picture, pixels
+        longer side of a picture, pixels; 32 or more
     overwrite : bool, default False
         replace synthetic minis made with other parameters
 
@@ -829,7 +828,7 @@ def make_synthetic(
         if not read_marker(out):
             own_files(out, wanted, overwrite)  # a person's folder is refused before anything is put into it
         out.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(str(out / LOCK)):
+        with locked(out / LOCK):
             if not is_there(out, wanted):  # another process may have made it while this one waited
                 for name in own_files(out, wanted, overwrite):
                     (out / name).unlink()

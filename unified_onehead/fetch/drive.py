@@ -6,14 +6,13 @@
 __all__ = ['MOUNT', 'download_drive', 'on_drive', 'drive_folder', 'mount_drive']
 
 # %% ../../nbs/fetch/01_drive.ipynb #c5fdedae
-import contextlib
 import importlib.util
 import inspect
 import os
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from unittest import mock
 
 import gdown
 import requests
@@ -24,6 +23,9 @@ from ..data.prepare import file_sha256
 from .http import RetryableError, Net, SourceError, CorruptDownload, is_page, no_room, page_words, retry
 
 # %% ../../nbs/fetch/01_drive.ipynb #67af0bb5
+GDOWN = "6.3"  # the first release that takes a timeout
+
+
 def drive_id(text: str) -> str:
     "The file id in a Drive link or the id itself; empty for anything else."
     found = re.search(r"(?:drive|docs)\.google\.com/.*?(?:/d/|[?&]id=)([\w-]{10,})", text)
@@ -31,35 +33,27 @@ def drive_id(text: str) -> str:
 
 
 def gdown_options(
-    function,  # gdown.download of any version
+    function,  # gdown.download, of any version
     net: Net,  # how patient
-) -> tuple:  # keyword arguments it takes, context manager to call it in
-    """The same behaviour from old and new gdown.
+) -> dict:  # keyword arguments of a call
+    """What every call of gdown gets. Raises SourceError for a gdown that takes no timeout and could wait for ever.
 
     Parameters
     ----------
     function
-        gdown.download of any version
+        gdown.download, of any version
     net : Net
         how patient
 
     Returns
     -------
-    tuple
-        keyword arguments it takes, context manager to call it in
+    dict
+        keyword arguments of a call
     """
-    known = inspect.signature(function).parameters
-    wanted = {"quiet": True, "resume": True, "use_cookies": False, "timeout": net.timeout}
-    if "timeout" in known:
-        limit = contextlib.nullcontext()
-    else:
-        request = requests.Session.request
-
-        def patient(self, *args, **options):
-            return request(self, *args, **{**options, "timeout": options.get("timeout") or net.timeout})
-
-        limit = mock.patch.object(requests.Session, "request", patient)
-    return {key: value for key, value in wanted.items() if key in known}, limit
+    if "timeout" not in inspect.signature(function).parameters:
+        raise SourceError(f"Google Drive needs gdown {GDOWN} or newer, and {version('gdown')} is installed. Run `pip install -U "
+                          "gdown`; in a notebook, restart the session afterwards.")
+    return {"quiet": True, "resume": True, "use_cookies": False, "timeout": net.timeout}
 
 # %% ../../nbs/fetch/01_drive.ipynb #c10bed0f
 BROKEN_OFF = getattr(gdown.exceptions, "DownloadError", ())  # gdown 6; older ones let requests' own errors through
@@ -70,7 +64,7 @@ def ask_gdown(file_id: str, path: Path, options: dict, expected: str) -> None:
     what, resumed = f"Google Drive, file {file_id}", any(path.parent.glob(f"{path.name}*.part"))
     try:
         if gdown.download(id=file_id, output=str(path), **options) is None or not path.exists():
-            raise CorruptDownload("gdown brought no file")  # 5.2.2 does so when it finds two parts
+            raise CorruptDownload("gdown brought no file")
     except FileURLRetrievalError as error:
         raise SourceError(f"{what}: {' '.join(str(error).split())[:300]}") from error
     except BROKEN_OFF as error:
@@ -113,7 +107,7 @@ def download_drive(
         sha256 of the file
     """
     path, what = Path(path), f"Google Drive, file {file_id}"
-    options, limit = gdown_options(gdown.download, net)
+    options = gdown_options(gdown.download, net)
 
     def parts():
         return list(path.parent.glob(f"{path.name}*.part"))
@@ -128,16 +122,27 @@ def download_drive(
 
     if not (path.exists() and expected and digest_of(path, expected) == expected):
         path.unlink(missing_ok=True)  # gdown returns an existing file unverified
-        with limit:
-            retry(attempt, lambda: sum(p.stat().st_size for p in parts()), net, what)
+        retry(attempt, lambda: sum(p.stat().st_size for p in parts()), net, what)
     return file_sha256(path)
 
 # %% ../../nbs/fetch/01_drive.ipynb #67bf3593
 MOUNT = "/content/drive"  # where Colab mounts Google Drive
 
 
-def on_drive(folder: "str | os.PathLike") -> bool:
-    "Whether a folder lies below Colab's mountpoint."
+def on_drive(
+    folder: "str | os.PathLike",  # any path; it need not exist
+) -> bool:
+    """Whether a folder lies below Colab's mountpoint.
+
+    Parameters
+    ----------
+    folder : str | os.PathLike
+        any path; it need not exist
+
+    Returns
+    -------
+    bool
+    """
     parts = Path(MOUNT).parts
     return Path(os.path.abspath(folder)).parts[:len(parts)] == parts
 

@@ -333,18 +333,31 @@ def open_at(url: str, at: int, net: Net) -> tuple:  # answer, its pieces, bytes 
 
 # %% ../../nbs/fetch/00_http.ipynb #7b4d93e8
 class WebStream(io.RawIOBase):
-    "A file on a server, read once from front to back; joined again where the line breaks."
+    """A file on a server, read once from front to back; joined again where the line breaks.
 
-    def __init__(self, url: str, net: Net = Net()):
+    Parameters
+    ----------
+    url : str
+        http or https
+    net : Net, default Net()
+        how patient
+    """
+
+    def __init__(
+        self,
+        url: str,  # http or https
+        net: Net = Net(),  # how patient
+    ):
         super().__init__()
         self.url, self.net, self.at, self.total = url, net, 0, None
         self.md5, self.answer, self.pieces, self.rest = hashlib.md5(usedforsecurity=False), None, None, b""
 
     def readable(self) -> bool:
+        "Always; nothing can be written."
         return True
 
     def next_piece(self) -> bytes:
-        "Some bytes, or none at the end. Raises what `retry` tries again."
+        "Some bytes, or none at the end. Raises RetryableError, or what requests raises: `retry` tries both again."
         try:
             if self.answer is None:
                 self.answer, self.pieces, self.rest, self.total = open_at(self.url, self.at, self.net)
@@ -359,6 +372,7 @@ class WebStream(io.RawIOBase):
             raise
 
     def readinto(self, buffer) -> int:
+        "Fill a buffer as far as one piece goes; 0 at the end. Raises SourceError when no try brings anything."
         piece = retry(self.next_piece, lambda: self.at, self.net, self.url)
         count = min(len(piece), len(buffer))
         buffer[:count], self.rest = piece[:count], piece[count:]

@@ -129,8 +129,20 @@ def write_state(to: Path, state: dict) -> None:
     replace_file(to / STATE, json.dumps(state, sort_keys=True, indent=1) + "\n")
 
 # %% ../../nbs/fetch/03_job.ipynb #9bed168f
-def whats_wrong(to: Path) -> str:
-    "Why the set of an earlier call is not whole; empty when it is."
+def whats_wrong(
+    to: Path,  # the folder that received a set
+) -> str:
+    """Why the set of an earlier call is not whole; empty when it is.
+
+    Parameters
+    ----------
+    to : Path
+        the folder that received a set
+
+    Returns
+    -------
+    str
+    """
     state = read_state(to)
     if state.get("state") != "complete":
         return "an earlier call was cut while it moved files into place"

@@ -85,15 +85,21 @@ class Official:
     Attributes
     ----------
     coco : tuple, optional
+        COCO 2017's annotations, a zip
     voc : tuple, optional
+        VOC 2012's train and val, a tar that is read as it comes
     imagenette : tuple, optional
+        Imagenette at 160 px, a tgz
     rule : Rule, default Rule()
         which images
     """
+    # COCO 2017's annotations, a zip
     coco: tuple = ("http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
                    "f4bbac642086de4f52a3fdda2de5fa2c")
+    # VOC 2012's train and val, a tar that is read as it comes
     voc: tuple = ("https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
                   "6cd6e144f989b92b3379bac3b3de84fd")
+    # Imagenette at 160 px, a tgz
     imagenette: tuple = ("https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz",
                          "e793b78cc4c9e9a4ccc0c1155377a412")
     rule: Rule = Rule()  # which images
@@ -274,12 +280,15 @@ def settled_draw(job: Job, manifest: dict, folders: dict) -> dict:
     return settled
 
 # %% ../../nbs/fetch/04_official.ipynb #cbdd108c
-def get_official(job: Job) -> Path:  # the staged set
+def get_official(
+    job: Job,  # its `official` says which hosts and which draw
+) -> Path:  # the staged set
     """Source 3: the official archives and the pinned draw.
 
     Parameters
     ----------
     job : Job
+        its `official` says which hosts and which draw
 
     Returns
     -------
