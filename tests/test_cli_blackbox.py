@@ -79,7 +79,11 @@ def break_one(folder, pattern, content=None):
 def test_help_and_version(tmp_path):
     text = good(PROGRAM, "--help", cwd=tmp_path)
     assert "run" in text and "eval" in text and "data" in text
-    assert "epochs_det=" in good(PROGRAM, "run", "--help", cwd=tmp_path)
+    text = good(PROGRAM, "run", "--help", cwd=tmp_path)
+    assert "epochs_det=" in text and "-----" not in text
+    listed = {line.split()[0] for line in text.splitlines() if line.startswith("  ")}
+    assert {"naive", "progressive_kd", "joint", "efficientnet_b0", "mobilenet_v2"} <= listed
+    assert "  single " in good(PROGRAM, "compare", "--help", cwd=tmp_path)
     assert "(default: all)" in good(PROGRAM, "eval", "--help", cwd=tmp_path)
     assert "(default: 240)" in good(PROGRAM, "data", "synthetic", "--help", cwd=tmp_path)
     assert good(PROGRAM, "--version", cwd=tmp_path).startswith("unified-onehead ")

@@ -94,23 +94,69 @@ def do_run(args: argparse.Namespace) -> int:  # exit code
     run_assignment(cfg, out=args.out, resume=args.resume)
     return 0
 
+# %% ../nbs/cli.ipynb #3b00d0e2
+class LateHelp(argparse.ArgumentParser):
+    "A parser whose `epilog` may be a function: it is called when the help is printed."
 
-def settings_help() -> str:
-    "Every setting with its default, and what each preset changes, for the end of `run --help`."
-    lines = ["settings, written key=value, with their defaults before the preset; the page nbs/00_config.ipynb explains them:"]
+    def format_help(self) -> str:
+        if callable(self.epilog):
+            self.epilog = self.epilog()
+        return super().format_help()
+
+
+def first_line(thing) -> str:
+    "What a function or class says about itself; `tools/export.py` adds its parameters below."
+    return (thing.__doc__ or "").strip().split("\n")[0]
+
+
+def entry_lines(
+    registry: dict,  # name -> class, as STRATEGIES and BACKBONES are
+) -> list[str]:  # one line per entry
+    """Names, each with its class's first line.
+
+    Parameters
+    ----------
+    registry : dict
+        name -> class, as STRATEGIES and BACKBONES are
+
+    Returns
+    -------
+    list[str]
+        one line per entry
+    """
+    return [f"  {name:16} {first_line(kind)}".rstrip() for name, kind in registry.items()]
+
+# %% ../nbs/cli.ipynb #6fbc2352
+def settings_lines() -> list[str]:
+    "Every setting with its default, and what each preset changes."
+    lines = ["settings, written key=value, with their defaults before the preset; nbs/core/01_config.ipynb explains them:"]
     lines += [f"  {group}.{key}={value}" for key, (group, _, value) in field_table().items()
               if key != "preset"]  # --preset sets it
     lines += ["", "presets, each with what it sets:"]
-    lines += [f"  {name}: " + " ".join(f"{k}={v}" for k, v in change.items()) for name, change in PRESETS.items()]
-    return "\n".join(lines)
+    return lines + [f"  {name}: " + " ".join(f"{k}={v}" for k, v in change.items()) for name, change in PRESETS.items()]
+
+
+def run_lists() -> str:
+    "The end of `run --help`."
+    from unified_onehead.learn.strategies import STRATEGIES
+    from unified_onehead.model.backbone import BACKBONES
+    return "\n".join(["strategies, for --strategy:", *entry_lines(STRATEGIES), "",
+                      "backbones, for backbone=NAME:", *entry_lines(BACKBONES), "", *settings_lines()])
+
+
+def compare_lists() -> str:
+    "The end of `compare --help`."
+    from unified_onehead.learn.strategies import STRATEGIES
+    return "\n".join(["systems, for --strategies:", *entry_lines(STRATEGIES),
+                      f"  {'single':16} Three separate networks, one per task."])
 
 # %% ../nbs/cli.ipynb #2fd31839
 def add_run(commands) -> None:
     "The `run` command's options; defaults shown are read from the configuration."
     default = Config()
     parser = commands.add_parser(
-        "run", help="train the three stages, evaluate after each, write the report", description=do_run.__doc__,
-        epilog=settings_help(), formatter_class=argparse.RawDescriptionHelpFormatter)
+        "run", help="train the three stages, evaluate after each, write the report", description=first_line(do_run),
+        epilog=run_lists, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(command=do_run)
     add = parser.add_argument
     add("settings", nargs="*", metavar="key=value", help="any setting below, for example epochs_det=30")
@@ -118,8 +164,8 @@ def add_run(commands) -> None:
         help=f"folder with the three minis (default: synthetic minis, made in {default.data.synthetic_dir})")
     add("--preset", choices=list(PRESETS), help="where to start (default: synthetic, or cpu with --data-root)")
     add("--weights", metavar="W", help=f"backbone weights: imagenet, none or a file (default: {default.net.weights})")
-    add("--strategy", metavar="S", help="what keeps the earlier tasks: naive, frozen, ewc, lwf, replay, isolation, "
-        f"progressive_kd, or joint, all tasks at once (default: {default.distill.strategy})")
+    add("--strategy", metavar="S",
+        help=f"what keeps the earlier tasks, one of the strategies below (default: {default.distill.strategy})")
     add("--seed", type=int, help=f"seeds weights, order and augmentation (default: {default.run.seed})")
     add("--device", help=f"auto, cpu, cuda or mps (default: {default.run.device})")
     add("--out", metavar="DIR", help="folder for the model, the logs and the report (default: a new one under runs/)")
@@ -131,7 +177,7 @@ SCORES = {"AP": "mAP", "AP50": "AP50", "mIoU": "mIoU", "Top1": "Top-1"}  # resul
 
 def format_scores(
     scores: dict,  # result key -> value in 0..1, or None where nothing could be measured
-) -> str:  # one line a score
+) -> str:  # one line per score
     """The table that `eval` prints: only the scores that were asked for, in a fixed order.
 
     Parameters
@@ -142,7 +188,7 @@ def format_scores(
     Returns
     -------
     str
-        one line a score
+        one line per score
     """
     shown = {title: scores[key] for key, title in SCORES.items() if key in scores}
     return "\n".join(f"{title:6}" + ("not measured" if v is None else f"{v:.4f}") for title, v in shown.items())
@@ -162,16 +208,16 @@ def do_eval(args: argparse.Namespace) -> int:  # exit code
     """
     tasks = parse_tasks(args.tasks)
     with contextlib.redirect_stdout(sys.stderr):
-        from unified_onehead.run.predict import evaluate_file
+        from unified_onehead.run.predict import evaluate
         device = None if args.device == "auto" else args.device
-        scores = evaluate_file(args.weights, args.data_root, tasks, device=device)
+        scores = evaluate(args.weights, args.data_root, tasks, device=device)
     print(json.dumps(scores, indent=1) if args.json else format_scores(scores))
     return 0
 
 # %% ../nbs/cli.ipynb #600838ca
 def add_eval(commands) -> None:
     "The `eval` command's options; `--data_root` is how the graders spell it."
-    parser = commands.add_parser("eval", help="print mAP, AP50, mIoU and Top-1 of a model", description=do_eval.__doc__)
+    parser = commands.add_parser("eval", help="print mAP, AP50, mIoU and Top-1 of a model", description=first_line(do_eval))
     parser.set_defaults(command=do_eval)
     add = parser.add_argument
     add("--weights", required=True, metavar="F", help="the model.pt of a run")
@@ -219,7 +265,7 @@ def do_synthetic(args: argparse.Namespace) -> int:  # exit code
     from unified_onehead.data.synthetic import make_synthetic
     folder = make_synthetic(args.out, seed=args.seed, n_train=args.train, n_val=args.val, side=args.side,
                             overwrite=args.overwrite)
-    print(f"{folder}: synthetic minis, {args.train} train and {args.val} val images a task, seed {args.seed}")
+    print(f"{folder}: synthetic minis, {args.train} train and {args.val} val images per task, seed {args.seed}")
     return 0
 
 # %% ../nbs/cli.ipynb #28181cf4
@@ -310,7 +356,7 @@ def add_side(parser) -> None:
 
 def add_acquiring(below) -> None:
     "`data get`, `data prepare` and `data show`."
-    get = below.add_parser("get", help="download, verify and unpack the three minis", description=do_get.__doc__)
+    get = below.add_parser("get", help="download, verify and unpack the three minis", description=first_line(do_get))
     get.set_defaults(command=do_get)
     get.add_argument("--to", required=True, metavar="DIR", help="local folder that receives the three minis")
     get.add_argument("--source", default="auto", choices=["auto", "drive", "zip", "official", "synthetic"],
@@ -319,15 +365,15 @@ def add_acquiring(below) -> None:
                      help="archives: http(s) links, Drive links or ids, files; #sha256=.. behind one is verified (default: none)")
     get.add_argument("--drive", default="auto", metavar="D",
                      help="folder that keeps the archives between sessions (default: %(default)s, on Drive when it is mounted)")
-    prepare = below.add_parser("prepare", help="write a clean, scaled copy", description=do_prepare.__doc__)
+    prepare = below.add_parser("prepare", help="write a clean, scaled copy", description=first_line(do_prepare))
     prepare.set_defaults(command=do_prepare)
     prepare.add_argument("src", metavar="SRC", help="folder with the three minis, in any layout that is read")
     prepare.add_argument("dst", metavar="DST", help="the new folder")
-    show = below.add_parser("show", help="draw samples and class counts", description=do_show.__doc__)
+    show = below.add_parser("show", help="draw samples and class counts", description=first_line(do_show))
     show.set_defaults(command=do_show)
     show.add_argument("--data-root", "--data_root", required=True, metavar="D", help="folder with the three minis")
     show.add_argument("--out", default="minis.png", metavar="F", help="the picture (default: %(default)s)")
-    show.add_argument("--images", type=int, default=5, metavar="N", help="images a task (default: %(default)s)")
+    show.add_argument("--images", type=int, default=5, metavar="N", help="images per task (default: %(default)s)")
     for parser in (get, prepare, show):
         add_classes(parser)
     for parser in (get, prepare):
@@ -340,17 +386,17 @@ def add_data(commands) -> None:
     data = commands.add_parser("data", help="get, prepare, check or show a data root, or make the synthetic minis")
     below = data.add_subparsers(required=True, metavar="get | prepare | check | show | synthetic")
     add_acquiring(below)
-    check = below.add_parser("check", help="report counts, leaks and problems", description=do_check.__doc__)
+    check = below.add_parser("check", help="report counts, leaks and problems", description=first_line(do_check))
     check.set_defaults(command=do_check)
     check.add_argument("--data-root", "--data_root", required=True, metavar="D", help="folder with the three minis")
     add_classes(check)
     check.add_argument("--json", action="store_true", help="print one JSON object (default: off)")
-    make = below.add_parser("synthetic", help="make the synthetic minis", description=do_synthetic.__doc__)
+    make = below.add_parser("synthetic", help="make the synthetic minis", description=first_line(do_synthetic))
     make.set_defaults(command=do_synthetic)
     make.add_argument("out", metavar="OUT", help="folder that receives the three minis")
     for name, value, text in (("seed", default.run.seed, "same seed, same bytes"),
-                              ("train", default.data.n_train, "training images a task"),
-                              ("val", default.data.n_val, "validation images a task"),
+                              ("train", default.data.n_train, "training images per task"),
+                              ("val", default.data.n_val, "validation images per task"),
                               ("side", default.data.synthetic_side, "longer side of an image, pixels")):
         make.add_argument(f"--{name}", type=int, default=value, metavar="N", help=text + " (default: %(default)s)")
     make.add_argument("--overwrite", action="store_true", help="replace other synthetic minis in OUT (default: off)")
@@ -359,7 +405,7 @@ def add_data(commands) -> None:
 def parse_seeds(
     text: str,  # "0,1,2"
 ) -> list[int]:  # seeds in the order given
-    """Read `--seeds`; what is no number is refused.
+    """Read `--seeds`. Raises InputError for what is no number.
 
     Parameters
     ----------
@@ -401,7 +447,9 @@ def do_compare(args: argparse.Namespace) -> int:  # exit code
 def add_compare(commands) -> None:
     "The `compare` command's options."
     default = Config()
-    parser = commands.add_parser("compare", help="train strategies x seeds and write one table", description=do_compare.__doc__)
+    parser = commands.add_parser(
+        "compare", help="train strategies x seeds and write one table", description=first_line(do_compare), epilog=compare_lists,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(command=do_compare)
     add = parser.add_argument
     add("settings", nargs="*", metavar="key=value", help="any setting that `run --help` lists, for example epochs_det=30")
@@ -410,8 +458,8 @@ def add_compare(commands) -> None:
         help=f"folder with the three minis (default: synthetic minis, made in {default.data.synthetic_dir})")
     add("--preset", choices=list(PRESETS), help="where to start (default: synthetic, or cpu with --data-root)")
     add("--weights", metavar="W", help=f"backbone weights: imagenet, none or a file (default: {default.net.weights})")
-    add("--strategies", default="all", metavar="A,B", help="strategies, joint (the upper bound) and single (three networks, one "
-        "a task), joined by commas, or all (default: %(default)s)")
+    add("--strategies", default="all", metavar="A,B",
+        help="names of the systems below, joined by commas, or all (default: %(default)s)")
     add("--seeds", default="0,1,2", metavar="N,M", help="seeds joined by commas (default: %(default)s)")
     add("--folds", action="store_true", help="5-fold cross-validation over all images in place of the val split (default: off)")
     add("--jobs", type=int, default=1, metavar="N", help="runs at a time, each a process (default: %(default)s)")
@@ -420,7 +468,7 @@ def add_compare(commands) -> None:
 # %% ../nbs/cli.ipynb #6d7f1791
 def build_parser() -> argparse.ArgumentParser:
     "The parser of `unified-onehead`, without importing torch."
-    parser = argparse.ArgumentParser(
+    parser = LateHelp(
         prog="unified-onehead",
         description="One small network with one head: three tasks, learnt one after the other, and what it forgot is measured.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
