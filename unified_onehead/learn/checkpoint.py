@@ -69,7 +69,8 @@ def save_model(
     classes: "dict[str, list]",  # task -> names
     **more,  # further plain values, kept under their name
 ) -> None:
-    """Write a self-describing checkpoint atomically. Raises OSError where the disk refuses; an older file is then still there.
+    """Write a self-describing checkpoint atomically. Raises InputError for a backbone that is not registered, OSError where the
+    disk refuses; an older file is then still there.
 
     Parameters
     ----------
@@ -84,7 +85,9 @@ def save_model(
     **more
         further plain values, kept under their name
     """
-    name = next(k for k, kind in BACKBONES.items() if type(net.backbone) is kind)
+    name = next((k for k, kind in BACKBONES.items() if type(net.backbone) is kind), None)
+    if name is None:
+        raise InputError(f"{type(net.backbone).__name__}: is not in BACKBONES, so no file could say what it is. Add an entry first.")
     state = {"format": FORMAT, "config": to_dict(cfg), "classes": classes, "backbone": name, "frozen": net.backbone.frozen,
              "versions": {"torch": str(torch.__version__)}, "state_dict": net.state_dict(), **more}
     buffer = io.BytesIO()
@@ -131,6 +134,9 @@ def load_model(
                          "Evaluate a model.pt that `unified-onehead run` has written.")
     config = current_names(saved["config"])
     cfg = from_dict({**config, "run": {**BOXES_ALONE, **config["run"]}})
+    if saved["backbone"] not in BACKBONES:
+        raise InputError(f"{path}: its backbone {saved['backbone']!r} is not one of {', '.join(BACKBONES)}. Import the module that "
+                         "adds it to BACKBONES first.")
     backbone = BACKBONES[saved["backbone"]]()
     if saved["frozen"]:
         freeze(backbone, -1 if saved["frozen"] == backbone.steps else saved["frozen"] - 1)

@@ -364,8 +364,8 @@ def match_backbone(
         if not missing:
             return name, ours
         reasons.append(f"{name}: {len(missing)} of {len(own)} tensors missing or of another shape, first {missing[0]}")
-    raise InputError(f"weights {path}: these are weights of another network ({'; '.join(reasons)}). "
-                     "Give a state dict of efficientnet_pytorch's B0 or of torchvision's mobilenet_v2.")
+    raise InputError(f"weights {path}: these are weights of another network ({'; '.join(reasons)}). Give a state dict of "
+                     f"{' or '.join(kind.title for kind in BACKBONES.values())}, as the library saves it.")
 
 
 def survived(
