@@ -6,12 +6,12 @@
 __all__ = ['find_leaks', 'shared_images']
 
 # %% ../../nbs/data/03_likeness.ipynb #592044e4
-import hashlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ..core.files import file_sha256
 from .records import UNDECODABLE, to_rgb
 
 # %% ../../nbs/data/03_likeness.ipynb #14dc75ab
@@ -97,9 +97,6 @@ def find_leaks(
     list
         the records of train whose image is in val too
     """
-    def sha256(path):
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
     by_name, by_size, leaks = {}, {}, []
     for record in val:
         by_name.setdefault(Path(record.path).name, []).append(record.path)  # folders of classes may use a name again
@@ -107,7 +104,7 @@ def find_leaks(
     for record in train:
         twins = by_size.get(Path(record.path).stat().st_size, [])
         same_name = by_name.get(Path(record.path).name, [])
-        if (twins and sha256(record.path) in map(sha256, twins)) or any(same_look(record.path, path) for path in same_name):
+        if (twins and file_sha256(record.path) in map(file_sha256, twins)) or any(same_look(record.path, path) for path in same_name):
             leaks.append(record)
     return leaks
 
