@@ -172,15 +172,15 @@ def diagram(
     classes = (results.data or {}).get("classes") or {}
     det, seg, cls = (len(classes[t]) if t in classes else f"C_{t}" for t in ("det", "seg", "cls"))
     stride = (config.get("net") or {}).get("fused_stride", 16)
-    coarse, fine = (side // s if isinstance(side, int) else f"S/{s}" for s in (stride, 8))
+    grid, fine = (side // s if isinstance(side, int) else f"S/{s}" for s in (stride, 8))
     backbone = backbone_title((results.weights or {}).get("backbone"))
     frozen = f"first {facts['frozen_blocks']} blocks frozen" if facts.get("frozen_blocks") else "no block frozen"
     return f"""image                        3 x {side} x {side}
   -> {backbone}, strides 8, 16, 32 ({frozen})
-  -> DynamicFeatureFusion     {width} x {coarse} x {coarse}   one FPN layer, learned weights fuse the strides
+  -> DynamicFeatureFusion     {width} x {grid} x {grid}   one FPN layer, learned weights fuse the strides
   -> TaskAdaptiveProcessor    the head: {facts.get('head_layers', 3)} layers, one branch
-       1  separable 3x3 conv  {width} x {coarse} x {coarse}   added to what it reads
-       2  TaskAwarenessLayer  {width} x {coarse} x {coarse}   separable 5x5 conv, modulated by the features themselves, added likewise
+       1  separable 3x3 conv  {width} x {grid} x {grid}   added to what it reads
+       2  TaskAwarenessLayer  {width} x {grid} x {grid}   separable 5x5 conv, modulated by the features themselves, added likewise
        3  UnifiedOutputLayer  one 1x1 conv emits every output
   -> detection                (4 + 1 + {det}) x {fine} x {fine}
      segmentation             {seg} x {fine} x {fine}

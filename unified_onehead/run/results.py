@@ -21,7 +21,7 @@ class RunState:
     start : str | None, default None
         sha256 of the start weights; None where nobody recorded it
     matrix : dict[str, dict], default dict()
-        stage -> metric -> 0..1 or None: the scores after each stage
+        stage -> metric -> 0..1 or None, after each stage
     seconds : dict[str, float], default dict()
         stage -> seconds of training
     stages : list[dict], default list()
@@ -32,7 +32,7 @@ class RunState:
         task -> `per_class` {name: value} and counts, last evaluation
     """
     start: "str | None" = None  # sha256 of the start weights; None where nobody recorded it
-    matrix: "dict[str, dict]" = field(default_factory=dict)  # stage -> metric -> 0..1 or None: the scores after each stage
+    matrix: "dict[str, dict]" = field(default_factory=dict)  # stage -> metric -> 0..1 or None, after each stage
     seconds: "dict[str, float]" = field(default_factory=dict)  # stage -> seconds of training
     stages: "list[dict]" = field(default_factory=list)  # each stage's name, tasks, images and replayed {task: n}, device
     strategy: dict = field(default_factory=dict)  # what `Strategy.state` gave after the last stage: stored images, its tensors
@@ -78,7 +78,7 @@ class Results(ReadByKey):
     single_task : dict[str, float] | None, default None
         metric -> score of a run with that task alone; empty: none was made
     baseline : dict[str, float] | None, default None
-        metric -> score after its own stage; this and the next seven: `ScoreMatrix.summary`
+        metric -> score after its own stage; see `ScoreMatrix.summary`
     final : dict[str, float] | None, default None
         metric -> score after the last stage
     drop_relative : dict[str, float] | None, default None
@@ -132,7 +132,7 @@ class Results(ReadByKey):
     """
     matrix: "dict[str, dict] | None" = None  # stage -> metric -> 0..1 or None: the scores after each stage
     single_task: "dict[str, float] | None" = None  # metric -> score of a run with that task alone; empty: none was made
-    baseline: "dict[str, float] | None" = None  # metric -> score after its own stage; this and the next seven: `ScoreMatrix.summary`
+    baseline: "dict[str, float] | None" = None  # metric -> score after its own stage; see `ScoreMatrix.summary`
     final: "dict[str, float] | None" = None  # metric -> score after the last stage
     drop_relative: "dict[str, float] | None" = None  # metric -> share of its baseline that was lost; negative: gained
     drop_points: "dict[str, float] | None" = None  # metric -> loss in points of 100
@@ -169,7 +169,7 @@ class Results(ReadByKey):
         return cls(**given)
 
     def as_dict(self) -> dict:  # key -> plain types
-        """What `results.json` holds: the fields that are there. The summary of a matrix stays whole, with None for what has no value.
+        """What `results.json` holds: the fields that are there. A matrix's summary stays whole, with None for what has no value.
 
         Returns
         -------
