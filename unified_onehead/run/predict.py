@@ -59,6 +59,14 @@ def predict_image(
 class Predictor:
     """All three predictions of a saved model for an image file, from one forward pass.
 
+    >>> from unified_onehead import Predictor
+    >>> predict = Predictor("runs/cpu-progressive_kd-seed0/model.pt")
+    >>> found = predict("street.jpg")
+    >>> [predict.classes["det"][k] for k, score in zip(found["labels"], found["scores"]) if score > 0.3]
+
+    `classes` holds the names by task (det, seg, cls), `cfg` the settings it was trained with. Raises InputError for a file
+    that is not there, is damaged, or is no model of this package.
+
     Parameters
     ----------
     weights : str | Path
@@ -80,8 +88,12 @@ class Predictor:
     def __call__(
         self,
         path: "str | Path",  # an image file
-    ) -> dict:  # image, boxes, scores, labels, mask, probs; see the table on top
+    ) -> dict:  # image, boxes, scores, labels, mask, probs
         """Predict, in the pixels of the upright image. Raises InputError for a file that is not there or is no image.
+
+        The keys: `image` uint8 3 x H x W, RGB; `boxes` float32 K x 4, x1 y1 x2 y2 in pixels; `scores` float32 K in 0..1, best
+        first; `labels` int64 K, index into `classes["det"]`; `mask` uint8 H x W, index into `classes["seg"]`; `probs` float32
+        C_cls, sum 1, one per name in `classes["cls"]`. All of them are tensors on the CPU.
 
         Parameters
         ----------
@@ -91,7 +103,7 @@ class Predictor:
         Returns
         -------
         dict
-            image, boxes, scores, labels, mask, probs; see the table on top
+            image, boxes, scores, labels, mask, probs
         """
         record = Record("det", str(path), 1, upright=True)
         return predict_image(self.net, self.tasks, record, self.cfg.data.size, self.device)
