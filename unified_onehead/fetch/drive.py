@@ -33,7 +33,7 @@ GDOWN = "6.3"  # the first release that takes a timeout
 
 def gdown_options(
     function,  # gdown.download, of any version
-    net: Net,  # how patient
+    net: Net,  # timeouts
 ) -> dict:  # keyword arguments of a call
     """What every call of gdown gets. Raises SourceError for a gdown that takes no timeout and could wait for ever.
 
@@ -42,7 +42,7 @@ def gdown_options(
     function
         gdown.download, of any version
     net : Net
-        how patient
+        timeouts
 
     Returns
     -------

@@ -340,13 +340,13 @@ class WebStream(io.RawIOBase):
     url : str
         http or https
     net : Net, default Net()
-        how patient
+        timeouts and retries
     """
 
     def __init__(
         self,
         url: str,  # http or https
-        net: Net = Net(),  # how patient
+        net: Net = Net(),  # timeouts and retries
     ):
         super().__init__()
         self.url, self.net, self.at, self.total = url, net, 0, None
