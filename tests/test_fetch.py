@@ -48,7 +48,7 @@ NOWHERE = Official(("http://127.0.0.1:9/coco.zip", ""), ("http://127.0.0.1:9/voc
 
 
 class Handler(BaseHTTPRequestHandler):
-    "Serves `server.files`; `server.faults[path]` is used up, one entry a request."
+    "Serves `server.files`; `server.faults[path]` is used up, one entry per request."
 
     def do_GET(self):
         picture = self.path.endswith(".jpg")
@@ -442,7 +442,7 @@ def test_from_nothing_to_verified_minis(get, wanted, server):
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if not p.name.startswith(".")} == stamps
 
 
-def test_one_archive_a_dataset(get, minis, wanted, server):
+def test_one_archive_per_dataset(get, minis, wanted, server):
     for name in FOLDERS.values():
         server.files[f"/{name}.zip"] = zip_of(minis / name, "")
     folder = get(urls=[f"{server.url}/{name}.zip" for name in FOLDERS.values()])
@@ -802,7 +802,7 @@ def test_colab_second_session_needs_no_download(colab, get, wanted, server):
     get(drive="auto")
     kept = sorted(p.relative_to(colab.point).as_posix() for p in colab.point.rglob("*") if p.is_file())
     folder = "MyDrive/unified_onehead/data"
-    assert kept == [f"{folder}/archives.json", *sorted(f"{folder}/{n}.zip" for n in FOLDERS.values())], "one file a dataset"
+    assert kept == [f"{folder}/archives.json", *sorted(f"{folder}/{n}.zip" for n in FOLDERS.values())], "one file per dataset"
     colab.new_machine()
     server.log.clear()
     assert drive.mount_drive(said.append) and is_whole(get(drive="auto", urls=()), wanted)

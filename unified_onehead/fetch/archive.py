@@ -23,9 +23,6 @@ from pathlib import Path
 from .http import SourceError, is_page, page_words
 
 # %% ../../nbs/fetch/02_archive.ipynb #5a400fc0
-MAX_MEMBERS, MAX_BYTES = 100_000, 4 << 30  # the minis have about 2,000 files and 100 MB
-
-
 def safe_parts(name: str, archive: Path) -> tuple:
     "The parts of a member's name below the folder. Raises SourceError for one that leads elsewhere."
     parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
@@ -35,7 +32,7 @@ def safe_parts(name: str, archive: Path) -> tuple:
                           "broken. Do not use it.")
     return parts
 
-
+# %% ../../nbs/fetch/02_archive.ipynb #b45340ce
 def zip_members(archive: Path):
     "Regular files of a zip: (name, function that opens it)."
     with zipfile.ZipFile(archive) as file:
@@ -46,7 +43,7 @@ def zip_members(archive: Path):
             if not info.is_dir():
                 yield info.filename, functools.partial(file.open, info)
 
-
+# %% ../../nbs/fetch/02_archive.ipynb #445ebefe
 def tar_members(archive: Path):
     "Regular files of a tar, compressed or not: (name, function that opens it)."
     with tarfile.open(archive) as file:
@@ -78,6 +75,9 @@ def archive_members(archive: Path):
             return tar_members(archive)
     words = page_words(head) if is_page(head) else "neither a zip nor a tar archive, or its beginning is damaged"
     raise SourceError(f"{archive.name}: {words}.")
+
+# %% ../../nbs/fetch/02_archive.ipynb #77b0ec06
+MAX_MEMBERS, MAX_BYTES = 100_000, 4 << 30  # the minis have about 2,000 files and 100 MB
 
 # %% ../../nbs/fetch/02_archive.ipynb #a5528668
 def unpack(

@@ -11,7 +11,6 @@ import inspect
 import os
 import re
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import gdown
@@ -23,18 +22,18 @@ from ..data.prepare import file_sha256
 from .http import RetryableError, Net, SourceError, CorruptDownload, is_page, no_room, page_words, retry
 
 # %% ../../nbs/fetch/01_drive.ipynb #67af0bb5
-GDOWN = "6.3"  # the first release that takes a timeout
-
-
 def drive_id(text: str) -> str:
     "The file id in a Drive link or the id itself; empty for anything else."
     found = re.search(r"(?:drive|docs)\.google\.com/.*?(?:/d/|[?&]id=)([\w-]{10,})", text)
     return found[1] if found else text if re.fullmatch(r"[\w-]{20,}", text) else ""
 
+# %% ../../nbs/fetch/01_drive.ipynb #053e2551
+GDOWN = "6.3"  # the first release that takes a timeout
+
 
 def gdown_options(
     function,  # gdown.download, of any version
-    net: Net,  # how patient
+    net: Net,  # timeouts
 ) -> dict:  # keyword arguments of a call
     """What every call of gdown gets. Raises SourceError for a gdown that takes no timeout and could wait for ever.
 
@@ -43,7 +42,7 @@ def gdown_options(
     function
         gdown.download, of any version
     net : Net
-        how patient
+        timeouts
 
     Returns
     -------
@@ -51,7 +50,7 @@ def gdown_options(
         keyword arguments of a call
     """
     if "timeout" not in inspect.signature(function).parameters:
-        raise SourceError(f"Google Drive needs gdown {GDOWN} or newer, and {version('gdown')} is installed. Run `pip install -U "
+        raise SourceError(f"Google Drive needs gdown {GDOWN} or newer, and {gdown.__version__} is installed. Run `pip install -U "
                           "gdown`; in a notebook, restart the session afterwards.")
     return {"quiet": True, "resume": True, "use_cookies": False, "timeout": net.timeout}
 
@@ -86,7 +85,7 @@ def download_drive(
     file_id: str,  # of a file that everybody with the link may read
     path: Path,  # where the file shall be; its folder exists
     expected: str = "",  # sha256 or md5 of the file
-    net: Net = Net(),  # how patient
+    net: Net = Net(),  # timeouts and retries
 ) -> str:  # sha256 of the file
     """One verified file from Google Drive. Raises SourceError or DiskFull.
 
@@ -99,7 +98,7 @@ def download_drive(
     expected : str, default ""
         sha256 or md5 of the file
     net : Net, default Net()
-        how patient
+        timeouts and retries
 
     Returns
     -------

@@ -24,7 +24,7 @@ from .job import (
     save_archives, whats_wrong)
 from .official import Official, get_official
 
-# %% ../../nbs/fetch/05_get.ipynb #5165ce73
+# %% ../../nbs/fetch/05_get.ipynb #3ca77f2e
 def warn_unused(
     job: Job,  # with the links that were asked for
     links: dict,  # link -> sha256: what the set was made from
@@ -46,7 +46,7 @@ def warn_unused(
         if link not in links or expected.lower() not in ("", links[link]):
             job.say(f"WARNING: {text} is not used: {there}")
 
-
+# %% ../../nbs/fetch/05_get.ipynb #5165ce73
 def from_kept(job: Job, folder: Path, archives: list, record: dict) -> Path:  # the staged set
     """Copy archives to this machine, compare them with the record beside them, and unpack them.
 
@@ -128,7 +128,7 @@ def link_parts(text: str) -> tuple:  # link, expected sha256 or nothing
         raise SourceError(f"{text}: what follows # is no hash that can be verified. Write #sha256= and 64 digits, or nothing.")
     return link, expected.lower()
 
-
+# %% ../../nbs/fetch/05_get.ipynb #b1d2f5a9
 def get_link(job: Job, link: str, local: Path, expected: str) -> str:  # sha256
     """One archive from a path, a Drive file or an address.
 
@@ -153,7 +153,7 @@ def get_link(job: Job, link: str, local: Path, expected: str) -> str:  # sha256
         return download(link, local, expected, job.net)
     raise SourceError(f"{link}: neither a file, nor an http(s) address, nor the link or id of a Drive file.")
 
-
+# %% ../../nbs/fetch/05_get.ipynb #621c8dda
 def get_linked(job: Job) -> Path:  # the staged set
     """Source 2: `--url`, one or several archives; `#sha256=...` behind one says what it must be.
 
@@ -184,9 +184,6 @@ def get_linked(job: Job) -> Path:  # the staged set
     job.links = found
     return staged
 
-# %% ../../nbs/fetch/05_get.ipynb #427af3c9
-SOURCES = {"drive": get_archived, "zip": get_linked, "official": get_official}
-
 # %% ../../nbs/fetch/05_get.ipynb #9c7d18d4
 def one_at_a_time(say):
     "`say`, safe to call from several threads: lines do not run into each other."
@@ -198,7 +195,10 @@ def one_at_a_time(say):
 
     return said
 
+# %% ../../nbs/fetch/05_get.ipynb #427af3c9
+SOURCES = {"drive": get_archived, "zip": get_linked, "official": get_official}
 
+# %% ../../nbs/fetch/05_get.ipynb #7ae0036e
 def try_sources(job: Job, names: tuple) -> tuple:  # staged folder, name of the source
     """The first source that gives the data. Raises InputError with the reason of every one.
 
@@ -231,12 +231,12 @@ def try_sources(job: Job, names: tuple) -> tuple:  # staged folder, name of the 
 def get_data(
     to: "str | os.PathLike",  # local folder that receives the three minis
     source: str = "auto",  # auto | drive | zip | official | synthetic
-    urls: tuple = (),  # archives: http(s) links, Drive links or ids, paths
+    urls: tuple = (),  # archives: http(s) links, Drive links or ids, paths; `#sha256=` and 64 digits may follow
     drive: "str | os.PathLike" = "auto",  # folder that keeps the archives; auto: on Drive when it is mounted; empty: none
     max_side: int = 0,  # longer side at most, pixels; 0: sizes stay
-    det_classes: tuple = (),  # detection classes by name; empty: chosen as in `sources`
+    det_classes: tuple = (),  # detection classes by name; empty: chosen by `data.sources.default_names`
     official: Official = Official(),  # addresses and rule of the official data
-    net: Net = Net(),  # how patient requests are
+    net: Net = Net(),  # timeouts, retries, pictures at the same time
     say=print,  # gets one line of progress at a time
 ) -> Path:  # the folder, with a whole and verified set
     """From nothing to verified minis. Raises InputError that names each source and what to do.
@@ -248,17 +248,17 @@ def get_data(
     source : str, default "auto"
         auto | drive | zip | official | synthetic
     urls : tuple, default ()
-        archives: http(s) links, Drive links or ids, paths
+        archives: http(s) links, Drive links or ids, paths; `#sha256=` and 64 digits may follow
     drive : str | os.PathLike, default "auto"
         folder that keeps the archives; auto: on Drive when it is mounted; empty: none
     max_side : int, default 0
         longer side at most, pixels; 0: sizes stay
     det_classes : tuple, default ()
-        detection classes by name; empty: chosen as in `sources`
+        detection classes by name; empty: chosen by `data.sources.default_names`
     official : Official, default Official()
         addresses and rule of the official data
     net : Net, default Net()
-        how patient requests are
+        timeouts, retries, pictures at the same time
     say : default print
         gets one line of progress at a time
 

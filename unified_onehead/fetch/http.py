@@ -46,7 +46,7 @@ class CorruptDownload(RetryableError):
 # %% ../../nbs/fetch/00_http.ipynb #bea0cac3
 @dataclass(frozen=True)
 class Net:
-    """How patient requests are.
+    """Timeouts, retries and how many requests run at the same time.
 
     Attributes
     ----------
@@ -173,7 +173,7 @@ def failure_words(error: Exception, net: Net) -> str:
 def retry(
     attempt,  # called without arguments; raises RetryableError or what requests raises when it should be tried again
     progress,  # called without arguments; a number that grows when something came
-    net: Net,  # how patient
+    net: Net,  # timeouts and retries
     what: str,  # for the message
 ):
     """Try until it works, it is hopeless, or `net.retries` tries in a row brought nothing.
@@ -185,7 +185,7 @@ def retry(
     progress
         called without arguments; a number that grows when something came
     net : Net
-        how patient
+        timeouts and retries
     what : str
         for the message
     """
@@ -251,7 +251,7 @@ def download(
     url: str,  # http or https
     path: Path,  # where the file shall be; its folder exists
     expected: str = "",  # sha256 or md5 of the file; empty: only recorded
-    net: Net = Net(),  # how patient
+    net: Net = Net(),  # timeouts and retries
 ) -> str:  # sha256 of the file
     """One verified file; at once when it is there. Raises SourceError or DiskFull.
 
@@ -264,7 +264,7 @@ def download(
     expected : str, default ""
         sha256 or md5 of the file; empty: only recorded
     net : Net, default Net()
-        how patient
+        timeouts and retries
 
     Returns
     -------
@@ -340,13 +340,13 @@ class WebStream(io.RawIOBase):
     url : str
         http or https
     net : Net, default Net()
-        how patient
+        timeouts and retries
     """
 
     def __init__(
         self,
         url: str,  # http or https
-        net: Net = Net(),  # how patient
+        net: Net = Net(),  # timeouts and retries
     ):
         super().__init__()
         self.url, self.net, self.at, self.total = url, net, 0, None

@@ -28,7 +28,7 @@ DRAW = "draw.json"  # which official images these are, beside the set's manifest
 
 
 def gather(
-    unpacked: list,  # folders, one an archive
+    unpacked: list,  # folders, one per archive
     root: Path,  # receives the three datasets
 ) -> Path:  # `root`
     """Move the three datasets to one folder. Raises SourceError when one of them is nowhere.
@@ -36,7 +36,7 @@ def gather(
     Parameters
     ----------
     unpacked : list
-        folders, one an archive
+        folders, one per archive
     root : Path
         receives the three datasets
 
@@ -196,7 +196,7 @@ def set_aside(
             kept.parent.mkdir(parents=True, exist_ok=True)
             (to / name).rename(kept)
 
-
+# %% ../../nbs/fetch/03_job.ipynb #dfba025f
 def place(
     staged: Path,  # a whole canonical set below `to`
     to: Path,  # where it shall lie
@@ -228,7 +228,7 @@ def place(
 
 # %% ../../nbs/fetch/03_job.ipynb #4e8e5fcd
 RECORD, SUFFIXES = "archives.json", (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
-OWN, EACH = ("minis",), tuple(FOLDERS[task] for task in TASKS)  # one archive that a person puts there; one for each dataset
+OWN, EACH = ("minis",), tuple(FOLDERS[task] for task in TASKS)  # one archive that a person puts there; one per dataset
 
 
 def read_record(folder: Path) -> dict:
@@ -341,7 +341,7 @@ class Job:
     det_classes : tuple, default ()
         detection classes by name
     net : Net, default Net()
-        how patient
+        timeouts and retries
     official : object | None, default None
         an `Official`
     hashes : dict, default dict()
@@ -358,7 +358,7 @@ class Job:
     drive: "Path | None" = None  # folder of archives on the mounted Drive
     max_side: int = 0  # longer side at most, pixels
     det_classes: tuple = ()  # detection classes by name
-    net: Net = Net()  # how patient
+    net: Net = Net()  # timeouts and retries
     official: "object | None" = None  # an `Official`
     hashes: dict = field(default_factory=dict)  # name of a download -> sha256 at the first time
     links: dict = field(default_factory=dict)  # link -> sha256: what the set was made from; empty for sets of other origin

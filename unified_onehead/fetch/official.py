@@ -38,7 +38,7 @@ def tar_stream(stream):
     except DAMAGE as error:
         raise SourceError(f"the VOC archive is damaged ({error}).") from error
 
-
+# %% ../../nbs/fetch/04_official.ipynb #e36aa7a3
 def read_voc(stream) -> dict:  # split -> image id -> entry
     """The index of VOC; stops reading when it is complete.
 
@@ -113,7 +113,7 @@ def coco_labels(archive: Path, split: str) -> dict:
     except (*DAMAGE, KeyError, ValueError) as error:
         raise SourceError(f"{archive.name}: no readable annotations/instances_{split}2017.json ({error}).") from error
 
-
+# %% ../../nbs/fetch/04_official.ipynb #775bafb3
 def imagenette_files(archive: Path, wanted) -> dict:  # name below the top folder -> bytes
     """The wanted members of the Imagenette archive; `wanted` judges a name.
 
@@ -137,7 +137,7 @@ def imagenette_files(archive: Path, wanted) -> dict:  # name below the top folde
         raise SourceError(f"{archive.name}: damaged ({error}).") from error
     return found
 
-
+# %% ../../nbs/fetch/04_official.ipynb #bff32d9b
 def all_entries(manifest: dict, task: str) -> list:  # (split, entry)
     """The images of a task with their reserves.
 
