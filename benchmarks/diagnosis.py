@@ -9,7 +9,7 @@ few steps, the gradient norm of each loss at the layers that all tasks share. `r
 channels, as the original had one shared head; what every other case changes in it stands in CASES. A finished case is
 benchmarks/results/diagnosis/NAME.json for seed 0, NAME-seedN.json for any other, and is not run again; an interrupted one leaves
 nothing, one whose loss is no longer finite is finished. A case of other settings than asked for is refused, and made again with
---redo. The page 25_diagnosis reads the files with the functions at the end; its figures are means over the seeds that are there.
+--redo. The page articles/diagnosis reads the files with the functions at the end; its figures are means over the seeds that are there.
 """
 import argparse
 import json
@@ -33,7 +33,7 @@ from unified_onehead.compare.cells import CODE
 from unified_onehead.compare.campaign import refuse_decided
 from unified_onehead.core.files import InputError
 from unified_onehead.core.config import (
-    BOXES_ALONE, METRICS, TASKS, TASK_TITLES, Config, LossConfig, replace_fields, seed_everything)
+    BOXES_ALONE, METRICS, TASKS, TASK_TITLES, Config, LossConfig, current_names, replace_fields, seed_everything)
 from unified_onehead.model.grid import assign, grid_points, split_detection
 from unified_onehead.learn.checkpoint import device_name
 from unified_onehead.learn.evaluate import evaluate_seen
@@ -354,7 +354,7 @@ def run_case(name: str, base: Config, out: "str | Path" = OUT, every: int = 10, 
 # Reading: what the page shows is computed here. A case is a list of records there, one a seed.
 
 def read_case(path: "str | Path") -> dict:
-    "A finished case. Raises InputError for a file that is none."
+    "A finished case, its settings under the names of today. Raises InputError for a file that is none."
     try:
         case = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -362,7 +362,7 @@ def read_case(path: "str | Path") -> dict:
     missing = [k for k in ("case", "matrix", "epochs", "gradients", "config", "weights", "seed") if k not in case]
     if missing:
         raise InputError(f"{path}: is no finished case, it lacks {', '.join(missing)}.")
-    return case
+    return {**case, "config": current_names(case["config"])}
 
 
 def read_seeds(folder: "str | Path", name: str) -> "list[dict]":  # by seed

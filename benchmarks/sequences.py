@@ -91,7 +91,7 @@ def run_trial(cfg, minis, say, store) -> dict:
         made = run_sequence(cfg, minis, say, store=store, keep=Path(folder))
         stages = [torch.load(Path(folder) / f"stage{k}.pt", map_location="cpu", weights_only=True)["state_dict"]
                   for k in (1, 2, 3)]
-    learner, _ = make_learner(cfg, minis, {"presentations": {}, "replayed": {}})
+    learner, _ = make_learner(cfg, minis)
     learner.net.load_state_dict(stages[-1])
     average(learner.net, stages)
     matrix = {stage: {k: round(v, 5) for k, v in row.items() if k in (*METRICS.values(), "AP50")}
