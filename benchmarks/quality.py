@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--redo", action="store_true", help="make finished and stale cells again")
     p.add_argument("--verify", action="store_true", help="make finished cells again beside the old ones and compare their scores")
     p.add_argument("--keep-views", action="store_true",
-                   help="cells of ours with the same weights and seed share the trunk's outputs: about 6 GB, minutes less per cell")
+                   help="cells of ours with the same weights and seed share the trunk's outputs: 6 GB, minutes less per cell")
     p.add_argument("--networks", metavar="N", help="keep the networks of cells of ours in N/NAME, for benchmarks/agreement.py")
     p.add_argument("--seeds", default="0,1,2", help="default: %(default)s; folds take the first")
     p.add_argument("--preset", default="cpu", help="default: %(default)s")

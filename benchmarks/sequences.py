@@ -58,7 +58,7 @@ TRIALS = {
     "no colour": {},
     "no mirror images": {},
 }
-VIEWS = {  # trial -> a function of the page data/01_augment, and what stands in for it
+VIEWS = {  # trial -> a function of the module data.augment, and what stands in for it
     "no colour": ("jitter_colour", lambda image, generator: image),
     "no mirror images": ("flip", lambda sample: sample),
 }

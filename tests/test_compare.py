@@ -26,7 +26,7 @@ from unified_onehead.cli import main  # noqa: E402
 from unified_onehead.compare import cells as cells_page  # noqa: E402
 from unified_onehead.compare import evidence as evidence_page  # noqa: E402
 from unified_onehead.compare import experiment, folds, statistics  # noqa: E402
-from unified_onehead.compare import tables as comparison_tables  # noqa: E402
+from unified_onehead.compare import tables as comparison  # noqa: E402
 from unified_onehead.compare.experiment import Cell, CellRecord  # noqa: E402
 from unified_onehead.compare.campaign import run_comparison  # noqa: E402
 from unified_onehead.compare.cells import read_cell, read_cells, run_cell, run_cells  # noqa: E402
@@ -87,7 +87,7 @@ def honest_runner(calls):
 
 
 def test_scores_by_hand():
-    found = comparison_tables.summary([record(matrix=SEQUENCE)], {"mIoU": 0.5, "AP": 0.4, "Top1": 0.6})
+    found = comparison.summary([record(matrix=SEQUENCE)], {"mIoU": 0.5, "AP": 0.4, "Top1": 0.6})
     assert found["acc"] == pytest.approx((0.4 + 0.1 + 0.9) / 3)
     assert found["bwt"] == pytest.approx(((0.4 - 0.5) + (0.1 - 0.2)) / 2)
     assert found["forgetting"] == pytest.approx({"mIoU": 0.6 - 0.4, "AP": 0.2 - 0.1}), "from the best, not from the own stage"
@@ -118,20 +118,21 @@ def test_best_come_first_and_worst_last(monkeypatch):
 
 
 def test_both_readings_of_five_percent():
-    kept = comparison_tables.five_percent(0.8, 0.76, 0.1)
+    kept = comparison.five_percent(0.8, 0.76, 0.1)
     assert kept["pass_relative"] and kept["pass_absolute"] and kept["points"] == pytest.approx(-4)
-    small = comparison_tables.five_percent(0.10, 0.06, 0.01)
+    small = comparison.five_percent(0.10, 0.06, 0.01)
     assert not small["pass_relative"] and small["pass_absolute"], "40 % gone, and only 4 points"
-    large = comparison_tables.five_percent(1.0, 0.951, 0.01)
+    large = comparison.five_percent(1.0, 0.951, 0.01)
     assert large["pass_relative"] and large["pass_absolute"]
-    assert not any(comparison_tables.five_percent(0.001, 0.001, 0.01)[k] for k in ("pass_relative", "pass_absolute")), "never learned"
+    assert not any(comparison.five_percent(0.001, 0.001, 0.01)[k] for k in ("pass_relative", "pass_absolute")), "never learned"
 
 
 def test_a_specialist_reads_none_of_our_settings(cfg):
     changed = replace_fields(cfg, lr=1.0, width=64, kd=9.0, loss_box=7.0, mask_score_weight=0.1, mask_box_weight=0.0,
                              epochs_det=9)
     saved = {"config": experiment.shown_config(cfg), "system": "specialist_det"}
-    assert experiment.differences(saved, changed) == ["epochs_det: 1 in the file, 9 asked for"], "how often an image is shown counts"
+    found = experiment.differences(saved, changed)
+    assert found == ["epochs_det: 1 in the file, 9 asked for"], "how often an image is shown counts"
     assert len(experiment.differences({**saved, "system": "single"}, changed)) == 7
 
 
@@ -241,8 +242,8 @@ def test_cells_that_share_views_score_the_same(cfg, tmp_path):
     assert second["matrix"] == alone["matrix"] and second["evidence"] == alone["evidence"]
     views = sum(first["presentations"].values())
     assert (alone["kept_views"], first["kept_views"], second["kept_views"]) == (0, 0, views), "one epoch: one view an image"
-    assert comparison_tables.whole_minutes([first, second]) == f"{first['train_seconds']['total'] / 60:.1f}"
-    assert comparison_tables.whole_minutes([second]) == "-"
+    assert comparison.whole_minutes([first, second]) == f"{first['train_seconds']['total'] / 60:.1f}"
+    assert comparison.whole_minutes([second]) == "-"
     store = cells_page.shared_views(cfg, kept)
     assert cells_page.shared_views(replace_fields(cfg, lr=1e-3), kept) is store and len(store) >= views
     assert cells_page.shared_views(replace_fields(cfg, seed=1), kept) == {} and len(kept) == 1, "another seed sees other views"
