@@ -28,7 +28,7 @@ from unified_onehead.compare import evidence as evidence_page  # noqa: E402
 from unified_onehead.compare import experiment, folds, statistics  # noqa: E402
 from unified_onehead.compare import tables as comparison  # noqa: E402
 from unified_onehead.compare.experiment import Cell, CellRecord  # noqa: E402
-from unified_onehead.compare.campaign import run_comparison  # noqa: E402
+from unified_onehead.compare.campaign import comparison_cells  # noqa: E402
 from unified_onehead.compare.cells import read_cell, read_cells, run_cell, run_cells  # noqa: E402
 from unified_onehead.compare.tables import rows_of  # noqa: E402
 from unified_onehead.core.config import RENAMED, current_names, preset, replace_fields  # noqa: E402
@@ -196,7 +196,7 @@ def test_a_finished_cell_is_not_run_again(cfg, tmp_path):
     assert len(calls) == 1 and path.read_bytes() == before and "finished before" in say[-1]
     run_cell(Cell("naive", replace_fields(cfg, seed=1)), tmp_path, say.append, runners)
     run_cell(Cell("naive", cfg, fold=2), tmp_path, say.append, runners)
-    assert len(calls) == 3 and sum(calls[2].values()) < 3 * 6, "a fold of 18 images a task validates on 3 or 4"
+    assert len(calls) == 3 and sum(calls[2].values()) < 3 * 6, "a fold of 18 images per task validates on 3 or 4"
     moved = replace(cfg, data=replace(cfg.data, root=cfg.data.root + "/."), run=replace(cfg.run, threads=2))
     run_cell(Cell("naive", moved), tmp_path, say.append, runners)
     assert len(calls) == 3, "another place and another number of threads make no other experiment"
@@ -241,7 +241,7 @@ def test_cells_that_share_views_score_the_same(cfg, tmp_path):
                      for s in ("naive", "replay"))
     assert second["matrix"] == alone["matrix"] and second["evidence"] == alone["evidence"]
     views = sum(first["presentations"].values())
-    assert (alone["kept_views"], first["kept_views"], second["kept_views"]) == (0, 0, views), "one epoch: one view an image"
+    assert (alone["kept_views"], first["kept_views"], second["kept_views"]) == (0, 0, views), "one epoch: one view per image"
     assert comparison.whole_minutes([first, second]) == f"{first['train_seconds']['total'] / 60:.1f}"
     assert comparison.whole_minutes([second]) == "-"
     store = cells_page.shared_views(cfg, kept)
@@ -341,11 +341,11 @@ def test_a_strategy_of_the_users_own_is_compared(cfg, tmp_path, monkeypatch):
         name = "mine"
 
     monkeypatch.setitem(STRATEGIES, "mine", Mine)
-    said = []
-    table = run_comparison(cfg, ["naive", "mine"], [0], str(tmp_path), say=said.append)
-    assert "| mine | " in table.read_text() and (tmp_path / f"{Cell('mine', cfg).name}.json").exists()
+    paths = run_cells(comparison_cells(cfg, ["naive", "mine"], [0]), tmp_path, say=lambda *_: None)
+    assert [p.stem for p in paths] == [Cell(s, cfg).name for s in ("naive", "mine")]
+    assert "| mine | " in comparison.render_page(read_cells(tmp_path), 2)
     assert cells_page.registered([Cell("mine", cfg)]) == {"mine": Mine}
-    mine, naive = (read_cell(tmp_path / f"{Cell(s, cfg).name}.json") for s in ("mine", "naive"))
+    naive, mine = map(read_cell, paths)
     assert mine.config["distill"]["strategy"] == "mine" and mine.matrix == naive.matrix
     monkeypatch.delitem(STRATEGIES, "mine")
     faster = replace(mine, seed=1, config={**mine.config, "train": {**mine.config["train"], "lr": 9.0}})
