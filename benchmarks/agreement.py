@@ -89,7 +89,7 @@ def read_records(folder: "str | Path" = OUT) -> "list[dict]":  # sorted by file 
 
 
 def readings_table(records: "list[dict]") -> str:  # '' without records
-    "AP and AP50 under each reading: a line a system and score, over its seeds."
+    "AP and AP50 under each reading: a line per system and score, over its seeds."
     groups, (alone, *_, both) = {}, READINGS
     for r in records:
         groups.setdefault((r["strategy"], r["weights"], f"{r['size']} px", r["device"]), []).append(r)
@@ -103,7 +103,7 @@ def readings_table(records: "list[dict]") -> str:  # '' without records
 
 
 def read_models(args) -> None:
-    "Read each model by every judge; a record a model."
+    "Read each model by every judge; a record per model."
     for path in args.models:  # N/* names folds, too: refused before an hour of reading
         refuse_fold(path)
     for path in args.models:

@@ -9,7 +9,8 @@ few steps, the gradient norm of each loss at the layers that all tasks share. `r
 channels, as the original had one shared head; what every other case changes in it stands in CASES. A finished case is
 benchmarks/results/diagnosis/NAME.json for seed 0, NAME-seedN.json for any other, and is not run again; an interrupted one leaves
 nothing, one whose loss is no longer finite is finished. A case of other settings than asked for is refused, and made again with
---redo. The page 25_diagnosis reads the files with the functions at the end; its figures are means over the seeds that are there.
+--redo. The page articles/diagnosis reads the files with the functions at the end; its figures are means over the seeds
+that are there.
 """
 import argparse
 import json
@@ -33,7 +34,7 @@ from unified_onehead.compare.cells import CODE
 from unified_onehead.compare.campaign import refuse_decided
 from unified_onehead.core.files import InputError
 from unified_onehead.core.config import (
-    BOXES_ALONE, METRICS, TASKS, TASK_TITLES, Config, LossConfig, replace_fields, seed_everything)
+    BOXES_ALONE, METRICS, TASKS, TASK_TITLES, Config, LossConfig, current_names, replace_fields, seed_everything)
 from unified_onehead.model.grid import assign, grid_points, split_detection
 from unified_onehead.learn.checkpoint import device_name
 from unified_onehead.learn.evaluate import evaluate_seen
@@ -58,9 +59,9 @@ ORIGINAL = {"mIoU": 0.0165, "AP": 0.0, "Top1": 0.1333}  # what the original's au
 # What a case changes. Each function takes the learner before the first stage.
 
 def plain_detection_loss(detection, boxes: list, labels: list, crowd: list, stride: int) -> dict:  # box, conf, det_cls
-    """Plain cross-entropy of all cells and L1 of the boxes in image sides, each averaged over all cells, not over positives.
+    """Plain cross-entropy of all locations, L1 of the boxes in image sides, each averaged over all of them, not over positives.
 
-    Cells inside crowd boxes, which the package's loss ignores, are negatives here: a plain loss knows no third kind.
+    Locations inside crowd boxes, which the package's loss ignores, are negatives here: a plain loss knows no third kind.
     """
     points, decoded, confidence, classes = split_detection(detection, stride)
     index = torch.stack([assign(points, b, c, stride).index for b, c in zip(boxes, crowd)])
@@ -82,7 +83,7 @@ class PlainDetectionTask(DetectionTask):
 
 
 def no_normalisation(learner: Learner) -> None:
-    "Detection's loss is plain, averaged over all cells, and ignores none of them."
+    "Detection's loss is plain, averaged over all locations, and ignores none of them."
     task = learner.tasks["det"]
     learner.tasks["det"] = plain = PlainDetectionTask(task.classes, task.cfg, task.stride)
     plain.masks = task.masks
@@ -90,7 +91,7 @@ def no_normalisation(learner: Learner) -> None:
 
 @torch.no_grad()
 def no_prior(learner: Learner) -> None:
-    "Every cell starts with a confidence of one half."
+    "Every location starts with a confidence of one half."
     layer = learner.net.head.layers[-1]
     layer.conv.bias[4 * layer.fine**2:5 * layer.fine**2] = 0.0
 
@@ -118,9 +119,9 @@ SAME_RATE = {"backbone_lr": 1.0, "stage_lr_decay": 1.0, "old_lr_scale": 1.0}  # 
 ONE_RATE = {"frozen_blocks": 0, **SAME_RATE}
 CASES = {
     "reference": Case("reference", "the package's recipe, all hidden channels shared"),
-    "no_normalisation": Case("no normalisation", "detection's loss averaged over all cells: plain cross-entropy, L1 boxes; cells "
-                             "inside crowd boxes, ignored otherwise, are negatives", changes=(no_normalisation,)),
-    "no_prior": Case("no bias prior", "every cell starts with confidence 0.5", changes=(no_prior,)),
+    "no_normalisation": Case("no normalisation", "detection's loss averaged over all locations: plain cross-entropy, L1 boxes; "
+                             "locations inside crowd boxes, ignored otherwise, are negatives", changes=(no_normalisation,)),
+    "no_prior": Case("no bias prior", "every location starts with confidence 0.5", changes=(no_prior,)),
     "task_weights": Case("detection weighs too little", f"weights of detection's loss times {TOO_WEAK:g}",
                          {name: TOO_WEAK * getattr(LossConfig(), name) for name in ("loss_box", "loss_conf", "loss_det_cls")}),
     "kd_too_strong": Case("distillation too strong", f"weight of distillation {TOO_STRONG:g}", {"kd": TOO_STRONG}),
@@ -161,10 +162,10 @@ TASK_OF = {"seg_ce": "seg", "seg_dice": "seg", "box": "det", "conf": "det", "det
 
 
 def grouped(
-    parts: "dict[str, torch.Tensor]",  # of a step, as `Learner.step_losses` gives them
-    weights: "dict[str, float]",  # weight of each part; 1 where a name is missing
+    parts: "dict[str, torch.Tensor]",  # terms of a step, as `Learner.step_losses` gives them
+    weights: "dict[str, float]",  # weight of each term; 1 where a name is missing
 ) -> "dict[str, torch.Tensor]":  # task, or the strategy's own name (kd_seg, ...) -> weighted sum
-    "The parts of a step by who asks for them."
+    "The terms of a step by who asks for them."
     groups = {}
     for name, value in parts.items():
         key = TASK_OF.get(name, name)
@@ -222,8 +223,8 @@ def make_probe(name: str, cfg: Config, minis, every: int = 10) -> "tuple[Probe, 
     return learner, weights
 
 
-def count_positives(learner: Learner) -> dict:  # cells and mean positives of an image
-    "How many cells detection has, and how many of them are positive, over one view of each training image."
+def count_positives(learner: Learner) -> dict:  # locations (`cells` in the files) and mean positives per image
+    "How many locations detection has, and how many of them are positive, over one view of each training image."
     stride, side = learner.net.stride, learner.cfg.data.size
     points, found = grid_points(side // stride, side // stride, stride), []
     for i in range(len(learner.train_sets["det"])):
@@ -232,7 +233,7 @@ def count_positives(learner: Learner) -> dict:  # cells and mean positives of an
     return {"cells": len(points), "positives": statistics.mean(found)}
 
 
-# One file a case.
+# One file per case.
 
 def tidy(value):
     "Floats with six significant digits, for a file that people read; None for what is not finite, which JSON cannot say."
@@ -285,7 +286,7 @@ def case_record(name: str, cfg: Config, every: int, say=print) -> dict:
         "code": CODE, "date": time.strftime("%Y-%m-%d", time.gmtime()), "config": shown_config(cfg)})
 
 
-LONG = ("epochs", "gradients")  # lists written one entry a line
+LONG = ("epochs", "gradients")  # lists written one entry per line
 
 
 def case_text(record: dict) -> str:
@@ -351,10 +352,10 @@ def run_case(name: str, base: Config, out: "str | Path" = OUT, every: int = 10, 
     return path
 
 
-# Reading: what the page shows is computed here. A case is a list of records there, one a seed.
+# Reading: what the page shows is computed here. A case is a list of records there, one per seed.
 
 def read_case(path: "str | Path") -> dict:
-    "A finished case. Raises InputError for a file that is none."
+    "A finished case, its settings under the names of today. Raises InputError for a file that is none."
     try:
         case = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -362,7 +363,7 @@ def read_case(path: "str | Path") -> dict:
     missing = [k for k in ("case", "matrix", "epochs", "gradients", "config", "weights", "seed") if k not in case]
     if missing:
         raise InputError(f"{path}: is no finished case, it lacks {', '.join(missing)}.")
-    return case
+    return {**case, "config": current_names(case["config"])}
 
 
 def read_seeds(folder: "str | Path", name: str) -> "list[dict]":  # by seed

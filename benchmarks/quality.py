@@ -63,7 +63,7 @@ def state(cell: Cell, out: Path, splits) -> str:
             from specialists import RECIPES
         except ImportError as error:
             raise InputError(f"{cell.name}: {error}. Install the extra: pip install -e .[bench]") from error
-        old, new = saved["recipe"] or {}, RECIPES[cell.system.removeprefix("specialist_")]
+        old, new = saved.recipe or {}, RECIPES[cell.system.removeprefix("specialist_")]
         changed += [f"{k}: {old.get(k)} in the file's recipe, {v} now" for k, v in new.items() if old.get(k) != v]
     return f"stale ({'; '.join(changed)})" if changed else "finished"
 
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--redo", action="store_true", help="make finished and stale cells again")
     p.add_argument("--verify", action="store_true", help="make finished cells again beside the old ones and compare their scores")
     p.add_argument("--keep-views", action="store_true",
-                   help="cells of ours with the same weights and seed share the trunk's outputs: about 6 GB, minutes less a cell")
+                   help="cells of ours with the same weights and seed share the trunk's outputs: 6 GB, minutes less per cell")
     p.add_argument("--networks", metavar="N", help="keep the networks of cells of ours in N/NAME, for benchmarks/agreement.py")
     p.add_argument("--seeds", default="0,1,2", help="default: %(default)s; folds take the first")
     p.add_argument("--preset", default="cpu", help="default: %(default)s")
@@ -99,7 +99,7 @@ def verify(cell: Cell, out: Path, runners: dict, **ours) -> bool:
     old = read_cell(out / f"{cell.name}.json")
     with tempfile.TemporaryDirectory() as folder:
         new = read_cell(run_cell(cell, folder, lambda text: print(text, flush=True), runners, **ours))
-    scores = {m: [old["metrics"][m], new["metrics"][m]] for m in new["metrics"] if old["metrics"].get(m) is not None}
+    scores = {m: [old.metrics[m], v] for m, v in new.metrics.items() if old.metrics.get(m) is not None}
     apart = max(abs(a - b) for a, b in scores.values())
     facts = {k: [old[k], new[k]] for k in ("code", "versions", "device", "date")}
     record = {"cell": cell.name, "scores": scores, "largest_difference": apart, "same": apart <= SAME, **facts}

@@ -51,7 +51,7 @@ def inner_minis(minis, task: str, fold: int, cfg, folds: int = FOLDS):
 
 
 @torch.no_grad()
-def held_losses(learner, task: str) -> "dict[str, float]":  # part -> mean over the held-out images' batches
+def held_losses(learner, task: str) -> "dict[str, float]":  # term -> mean over the held-out images' batches
     "The task's losses on letterboxed held-out images."
     data, size, sums = learner.val_sets[task], learner.cfg.data.size, {}
     learner.net.eval()
@@ -65,9 +65,8 @@ def held_losses(learner, task: str) -> "dict[str, float]":  # part -> mean over 
 
 def trial(name: str, task: str, cfg, fold: int, settings: list, note: str, store: dict) -> "tuple[dict, dict]":
     "Train one fold; the line for the file, and the evidence. Folds share views of the same image in `store`."
-    counts = {"presentations": {}, "replayed": {}}
     minis = inner_minis(get_minis(cfg), task, fold, cfg)
-    learner, weights = make_learner(cfg, minis, counts, store)
+    learner, weights = make_learner(cfg, minis, store)
     rows = learner.fit_stage(0, (task,), [])
     evidence = take_evidence(learner.net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.root)
     line = {"name": name, "task": task, "fold": fold, "seed": cfg.run.seed, "settings": settings, "note": note, "patch": "",
@@ -81,6 +80,8 @@ def trial(name: str, task: str, cfg, fold: int, settings: list, note: str, store
 
 def current_line(row: dict) -> dict:
     "A line with its settings under the names that they have today."
+    if "settings" not in row:
+        return {**row, "config": current_names(row.get("config") or {})}
     settings = row["settings"]
     if isinstance(settings, list):  # as typed
         settings = ["=".join([RENAMED.get(key, key), *value]) for key, *value in (word.split("=", 1) for word in settings)]

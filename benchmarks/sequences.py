@@ -58,7 +58,7 @@ TRIALS = {
     "no colour": {},
     "no mirror images": {},
 }
-VIEWS = {  # trial -> a function of the page data/01_augment, and what stands in for it
+VIEWS = {  # trial -> a function of the module data.augment, and what stands in for it
     "no colour": ("jitter_colour", lambda image, generator: image),
     "no mirror images": ("flip", lambda sample: sample),
 }
@@ -91,7 +91,7 @@ def run_trial(cfg, minis, say, store) -> dict:
         made = run_sequence(cfg, minis, say, store=store, keep=Path(folder))
         stages = [torch.load(Path(folder) / f"stage{k}.pt", map_location="cpu", weights_only=True)["state_dict"]
                   for k in (1, 2, 3)]
-    learner, _ = make_learner(cfg, minis, {"presentations": {}, "replayed": {}})
+    learner, _ = make_learner(cfg, minis)
     learner.net.load_state_dict(stages[-1])
     average(learner.net, stages)
     matrix = {stage: {k: round(v, 5) for k, v in row.items() if k in (*METRICS.values(), "AP50")}

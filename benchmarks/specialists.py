@@ -8,9 +8,9 @@ What is the same for them and for our network: backbone class and start weights,
 in a step, presentations of each image, val images and metrics (coordinates go back to the original image by the same code).
 What is a specialist's own: decoder, losses, optimiser settings, how much of the backbone trains, and fresh views in every epoch
 where ours may reuse some. Where the libraries' networks are not as they come: FCOS's box branch starts at a distance of one
-cell, because started at zero it died with one of three seeds (those cells: benchmarks/results/first_box/); its pyramid has 128
-channels in place of 256, boxes count from a score of .02 and the best 500 a level are read (.2 and 1000); DeepLabV3+ dilates
-by 3, 6 and 9 on a map of 16 cells a side (12, 24 and 36) and enlarges its logits twofold, as FPN does (fourfold).
+stride, because started at zero it died with one of three seeds (those cells: benchmarks/results/first_box/); its pyramid has 128
+channels in place of 256, boxes count from a score of .02 and the best 500 per level are read (.2 and 1000); DeepLabV3+ dilates
+by 3, 6 and 9 on a map of 16 locations a side (12, 24 and 36) and enlarges its logits twofold, as FPN does (fourfold).
 FCOS cannot ignore a region, our detector can: boxes that a view cuts to less than two fifths, or below four pixels, are no
 targets for either, so FCOS learns their places as background. The candidate `least_visible=0` gives it all of them.
 
@@ -19,7 +19,7 @@ targets for either, so FCOS learns their places as background. The candidate `le
 tries CANDIDATES on folds of the training images alone (the quarters of benchmarks/search.py, dealt by class; val is never read)
 and appends a line for each to benchmarks/results/specialists-search.jsonl; what is there is not run again. The
 cells stand on RECIPES, which are starting points from common practice; what was tried beside them stands in that file.
-Timed on one thread at 256 px with MobileNetV2, forward and backward: DeepLabV3Plus .27, FPN .34, FCOS .28 s an image; left out
+Timed on one thread at 256 px with MobileNetV2, forward and backward: DeepLabV3Plus .27, FPN .34, FCOS .28 s per image; left out
 for their price: Unet (.89 s) and a pyramid of 256 channels (.82 s).
 Not tried: RetinaNet, other assigners, images larger than the input side, test-time augmentation.
 """
@@ -119,7 +119,7 @@ class Encoder(nn.Module, EncoderMixin):
 def make_segmenter(backbone, classes: int, recipe: dict) -> nn.Module:
     "An smp model round our backbone; logits at stride 2, from where reading enlarges them to the original image."
     decoders = {"DeepLabV3Plus": dict(decoder_atrous_rates=(3, 6, 9), upsampling=2), "FPN": dict(upsampling=2),
-                "Unet": dict(encoder_depth=5, decoder_channels=(128, 96, 64, 48, 32))}  # rates for a map of 16 cells a side
+                "Unet": dict(encoder_depth=5, decoder_channels=(128, 96, 64, 48, 32))}  # rates for a map of 16 locations a side
     smp.encoders.encoders["ours"] = {"encoder": lambda **kw: Encoder(backbone, **kw), "params": {}, "pretrained_settings": {}}
     make = getattr(smp, recipe["decoder"])
     return make("ours", encoder_weights=None, classes=classes, **decoders[recipe["decoder"]])
@@ -144,8 +144,8 @@ class Detector(nn.Module):
         super().__init__()
         self.fcos = FCOS(Pyramid(backbone, recipe["width"]), classes, min_size=size, max_size=size, image_mean=[0.0] * 3,
                          image_std=[1.0] * 3, score_thresh=0.02, nms_thresh=0.6, detections_per_img=100, topk_candidates=500)
-        # torchvision ends the box branch with a ReLU and starts it at zero: a side whose output falls below zero on every cell
-        # has no gradient and stays shut. A first distance of one cell keeps all four open.
+        # torchvision ends the box branch with a ReLU and starts it at zero: a side whose output falls below zero at every
+        # location has no gradient and stays shut. A first distance of one stride keeps all four open.
         nn.init.constant_(self.fcos.head.regression_head.bbox_reg.bias, recipe["first_box"])
 
     def forward(self, images, targets=None):
@@ -258,7 +258,7 @@ def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say) -> "
 
 
 def run_specialist(task: str, cfg, minis, say=print, recipe: "dict | None" = None) -> dict:
-    "Build, train and measure one specialist; what `compare.run_cell` needs."
+    "Build, train and measure one specialist; what `run_cell` needs."
     recipe = {**RECIPES[task], **(recipe or {})}
     seed_everything(cfg.run.seed)
     backbone, weights, _ = build_backbone(cfg.net.backbone, cfg.net.weights, cfg.net.weights_sha256, recipe["frozen_blocks"])

@@ -19,7 +19,7 @@ from unified_onehead.core.files import write_atomic
 from unified_onehead.core.tables import markdown_table
 
 HERE = Path(__file__).resolve().parent
-CELLS, RECORDS, VERIFIED = (HERE / "results" / name for name in ("quality", "mask_score_weight", "verified"))
+CELLS, RECORDS, VERIFIED = (HERE / "results" / name for name in ("quality", "agreement", "verified"))
 README = HERE / "README.md"
 SPECIALISTS = {f"specialist_{task}": tuple(s for s in SCORES if SPOKEN[s] == task) for task in TASKS}
 OURS = "progressive_kd"
@@ -76,7 +76,7 @@ def digest(*folders: Path) -> str:  # of all that the page is made from when non
 
 def trio_table(cells: list, folds: bool = False) -> str:
     "Our one network beside the three specialists of the same start weights, with what all three cost together; '' without."
-    lines = [["system", *SCORES, "parameters", "GMAC an image", "training, min", "start weights", "size", "device"]]
+    lines = [["system", *SCORES, "parameters", "GMAC per image", "training, min", "start weights", "size", "device"]]
     rows = rows_of(cells, folds)
     for ours in (r for r in rows if r.system == OURS):
         trio = [r for r in rows if r.system in SPECIALISTS and r.start == ours.start]
@@ -88,8 +88,8 @@ def trio_table(cells: list, folds: bool = False) -> str:
             first, minutes = [row.cells[0] for row in group], [whole_minutes(row.cells) for row in group]
             *start, _ = behind(ours)
             devices = ", ".join(dict.fromkeys(behind(row)[-1] for row in group))
-            lines.append([name, *(found[s] for s in SCORES), f"{sum(c['parameters'] for c in first):,}",
-                          f"{sum(c['macs'] for c in first) / 1e9:.2f}",
+            lines.append([name, *(found[s] for s in SCORES), f"{sum(c.parameters for c in first):,}",
+                          f"{sum(c.macs for c in first) / 1e9:.2f}",
                           "-" if "-" in minutes else f"{sum(map(float, minutes)):.1f}", *start, devices])
     return markdown_table(lines) if len(lines) > 1 else ""
 
@@ -112,7 +112,7 @@ def render(cells: list, made_from: str, resamples: int = RESAMPLES) -> str:
         return f"{HEAD}\nNo cell is finished yet.\n"
     trio = trio_table(cells)
     readings, again = readings_table(read_records(RECORDS)), verified_table()
-    starts = {c["weights"]["name"]: c["weights"]["sha256"] for c in cells}
+    starts = {c.weights["name"]: c.weights["sha256"] for c in cells}
     known = "Start weights by sha256: " + ", ".join(f"`{name}` {sha}" for name, sha in sorted(starts.items())) + ".\n"
     parts = [HEAD, known, f"## One network against three specialists\n\n{trio}\n" if trio else "", render_page(cells, resamples),
              f"## Boxes alone, and boxes that ask\n\n{READINGS_SAY}\n\n{readings}\n" if readings else "",

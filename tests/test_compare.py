@@ -21,19 +21,24 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import tables  # noqa: E402
 
-from unified_onehead.compare import cells as compare  # noqa: E402
-from unified_onehead.run import stages  # noqa: E402
+import unified_onehead  # noqa: E402
 from unified_onehead.cli import main  # noqa: E402
-from unified_onehead.compare.experiment import Cell  # noqa: E402
+from unified_onehead.compare import cells as cells_page  # noqa: E402
+from unified_onehead.compare import evidence as evidence_page  # noqa: E402
+from unified_onehead.compare import experiment, folds, statistics  # noqa: E402
+from unified_onehead.compare import tables as comparison  # noqa: E402
+from unified_onehead.compare.experiment import Cell, CellRecord  # noqa: E402
+from unified_onehead.compare.campaign import comparison_cells  # noqa: E402
 from unified_onehead.compare.cells import read_cell, read_cells, run_cell, run_cells  # noqa: E402
 from unified_onehead.compare.tables import rows_of  # noqa: E402
-from unified_onehead.core.files import InputError  # noqa: E402
-from unified_onehead.core.config import preset, replace_fields  # noqa: E402
-from unified_onehead.learn.checkpoint import load_model  # noqa: E402
-
-from unified_onehead.core.files import write_atomic  # noqa: E402
-from unified_onehead.data.sources import find_mini  # noqa: E402
+from unified_onehead.core.config import RENAMED, current_names, preset, replace_fields  # noqa: E402
+from unified_onehead.core.files import InputError, write_atomic  # noqa: E402
+from unified_onehead.data.sources import find_mini, get_minis  # noqa: E402
 from unified_onehead.data.synthetic import make_synthetic  # noqa: E402
+from unified_onehead.learn.checkpoint import load_model  # noqa: E402
+from unified_onehead.learn.learner import Learner  # noqa: E402
+from unified_onehead.learn.strategies import STRATEGIES, Naive  # noqa: E402
+from unified_onehead.run import stages  # noqa: E402
 
 SEQUENCE = {"seg": {"mIoU": 0.5}, "det": {"mIoU": 0.6, "AP": 0.2}, "cls": {"mIoU": 0.4, "AP": 0.1, "Top1": 0.9}}
 
@@ -49,6 +54,12 @@ def made(hits=8, matrix=None, **more):
     return {"matrix": matrix or {"cls": {"Top1": hits / 10}}, "evidence": evidence(hits), "networks": 1, "parameters": 1_000_000,
             "weights": {"name": "w.pt", "sha256": "ab" * 32, "backbone": "mobilenet_v2"}, "macs": 2_000_000_000, "floors": {},
             "presentations": {"cls": 100}, "replayed": {}, "device": "cpu, 1 threads", "train_seconds": {"total": 90.0}, **more}
+
+
+def record(**keys):
+    "A finished cell of which only these keys matter."
+    needed = {"system": "lwf", "weights": {"name": "w"}, "seed": 0, "metrics": {}, "matrix": {}, "evidence": {}, "config": {}}
+    return CellRecord.from_dict({**needed, **keys})
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +80,14 @@ def honest_runner(calls):
     "The same, with the names of the images that it was given."
     def run(cfg, minis, say=print, show=None):
         runner(None, calls)(cfg, minis)
-        names = [compare.image_name(r, minis.root) for r in minis.records["cls"]["val"]]
+        names = [folds.image_name(r, minis.root) for r in minis.records["cls"]["val"]]
         seen = {"cls": {"images": names, "classes": ["x", "y"], "seen": [[0, 0]] * len(names)}}
         return {**made(), "evidence": seen}
     return run
 
 
 def test_scores_by_hand():
-    found = compare.summary([{"matrix": SEQUENCE}], {"mIoU": 0.5, "AP": 0.4, "Top1": 0.6})
+    found = comparison.summary([record(matrix=SEQUENCE)], {"mIoU": 0.5, "AP": 0.4, "Top1": 0.6})
     assert found["acc"] == pytest.approx((0.4 + 0.1 + 0.9) / 3)
     assert found["bwt"] == pytest.approx(((0.4 - 0.5) + (0.1 - 0.2)) / 2)
     assert found["forgetting"] == pytest.approx({"mIoU": 0.6 - 0.4, "AP": 0.2 - 0.1}), "from the best, not from the own stage"
@@ -86,7 +97,7 @@ def test_scores_by_hand():
 
 def test_each_class_counts_its_own_images():
     "Ten images of x, of which two are taken for y; none of y, so there is no accuracy to tell."
-    assert compare.class_values(evidence(8)) == {"cls": {"x": {"value": 0.8, "count": 10}, "y": {"value": None, "count": 0}}}
+    assert cells_page.class_values(evidence(8)) == {"cls": {"x": {"value": 0.8, "count": 10}, "y": {"value": None, "count": 0}}}
 
 
 def test_best_come_first_and_worst_last(monkeypatch):
@@ -96,10 +107,10 @@ def test_best_come_first_and_worst_last(monkeypatch):
     sets = {t: SimpleNamespace(records=[*range(len(e["images"]))]) for t, e in cell["evidence"].items()}
     learner = SimpleNamespace(net=torch.nn.Identity(), tasks={}, val_sets=sets, device="cpu",
                               cfg=SimpleNamespace(data=SimpleNamespace(size=256)))
-    monkeypatch.setattr(compare, "predict_image", lambda net, tasks, record, *_: {"record": record})
-    monkeypatch.setattr(compare, "show_predictions", lambda items, classes: items)
-    for task, items in compare.best_and_worst(learner, cell["evidence"], SimpleNamespace(classes={})).items():
-        quality = compare.image_quality(cell["evidence"], task)
+    monkeypatch.setattr(evidence_page, "predict_image", lambda net, tasks, record, *_: {"record": record})
+    monkeypatch.setattr(evidence_page, "show_predictions", lambda items, classes: items)
+    for task, items in evidence_page.best_and_worst(learner, cell["evidence"], SimpleNamespace(classes={})).items():
+        quality = statistics.image_quality(cell["evidence"], task)
         words, values = zip(*((word, float(value)) for word, value in (i["title"].split(": ") for i in items)))
         assert words == ("best", "best", "worst", "worst") and values == (*sorted(values, reverse=True),), task
         assert abs(values[0] - np.nanmax(quality)) < 0.01 and abs(values[-1] - np.nanmin(quality)) < 0.01
@@ -107,38 +118,39 @@ def test_best_come_first_and_worst_last(monkeypatch):
 
 
 def test_both_readings_of_five_percent():
-    kept = compare.five_percent(0.8, 0.76, 0.1)
+    kept = comparison.five_percent(0.8, 0.76, 0.1)
     assert kept["pass_relative"] and kept["pass_absolute"] and kept["points"] == pytest.approx(-4)
-    small = compare.five_percent(0.10, 0.06, 0.01)
+    small = comparison.five_percent(0.10, 0.06, 0.01)
     assert not small["pass_relative"] and small["pass_absolute"], "40 % gone, and only 4 points"
-    large = compare.five_percent(1.0, 0.951, 0.01)
+    large = comparison.five_percent(1.0, 0.951, 0.01)
     assert large["pass_relative"] and large["pass_absolute"]
-    assert not any(compare.five_percent(0.001, 0.001, 0.01)[k] for k in ("pass_relative", "pass_absolute")), "never learned"
+    assert not any(comparison.five_percent(0.001, 0.001, 0.01)[k] for k in ("pass_relative", "pass_absolute")), "never learned"
 
 
 def test_a_specialist_reads_none_of_our_settings(cfg):
     changed = replace_fields(cfg, lr=1.0, width=64, kd=9.0, loss_box=7.0, mask_score_weight=0.1, mask_box_weight=0.0,
                              epochs_det=9)
-    saved = {"config": compare.shown_config(cfg), "system": "specialist_det"}
-    assert compare.differences(saved, changed) == ["epochs_det: 1 in the file, 9 asked for"], "how often an image is shown counts"
-    assert len(compare.differences({**saved, "system": "single"}, changed)) == 7
+    saved = {"config": experiment.shown_config(cfg), "system": "specialist_det"}
+    found = experiment.differences(saved, changed)
+    assert found == ["epochs_det: 1 in the file, 9 asked for"], "how often an image is shown counts"
+    assert len(experiment.differences({**saved, "system": "single"}, changed)) == 7
 
 
 def test_all_of_ours_ask_the_mask(cfg):
     systems = ("progressive_kd", "joint", "single", "specialist_det")
-    read = [compare.settled(Cell(system, cfg)).run for system in systems]
+    read = [experiment.settled(Cell(system, cfg)).run for system in systems]
     assert [(r.mask_score_weight, r.mask_box_weight) for r in read] == [(0.5, 1.0), (0.5, 1.0), (0.5, 1.0), (0.0, 0.0)]
 
 
 def test_folds_are_disjoint_complete_and_even(cfg):
     sets = [{i % 4} for i in range(40)] + [{0, 4}] * 10
-    fold = compare.assign_folds(sets)
-    assert fold == compare.assign_folds(sets) != compare.assign_folds(sets, seed=1)
+    fold = folds.assign_folds(sets)
+    assert fold == folds.assign_folds(sets) != folds.assign_folds(sets, seed=1)
     for k in range(5):
         inside = [s for s, f in zip(sets, fold) if f == k]
         assert len(inside) == 10 and sum(4 in s for s in inside) == 2
-    minis = compare.get_minis(cfg)
-    parts = [compare.fold_minis(minis, cfg, k) for k in range(5)]
+    minis = get_minis(cfg)
+    parts = [folds.fold_minis(minis, cfg, k) for k in range(5)]
     for task, splits in minis.records.items():
         everything = sorted(r.path for records in splits.values() for r in records)
         assert sorted(r.path for part in parts for r in part.records[task]["val"]) == everything
@@ -156,12 +168,23 @@ def test_a_leaked_image_is_in_one_fold_only(cfg, tmp_path):
     leaked = sorted(find_mini(root, "cls").glob("val/*/*.JPEG"))[0]
     shutil.copy(leaked, find_mini(root, "cls") / "train" / leaked.parent.name / "renamed.jpg")
     key = hashlib.sha256(leaked.read_bytes()).hexdigest()
-    minis = compare.get_minis(replace_fields(cfg, root=str(root)))
+    minis = get_minis(replace_fields(cfg, root=str(root)))
     assert minis.leaks["cls"] == ["renamed.jpg"]
-    folds = [compare.fold_minis(minis, cfg, k).records["cls"] for k in range(compare.FOLDS)]
-    assert [key in contents(f["val"]) for f in folds].count(True) == 1
-    for both in (contents(f["train"]) + contents(f["val"]) for f in folds):
+    splits = [folds.fold_minis(minis, cfg, k).records["cls"] for k in range(folds.FOLDS)]
+    assert [key in contents(f["val"]) for f in splits].count(True) == 1
+    for both in (contents(f["train"]) + contents(f["val"]) for f in splits):
         assert len(both) == len(set(both)) == 12 + 6 and key in both
+
+
+def test_a_committed_cell_is_read_under_todays_names_and_written_as_it_was():
+    "The same keys in the same order, the same values; settings apart, which have other names since."
+    paths = sorted((ROOT / "benchmarks/results/quality").glob("*.json"))
+    assert len(paths) >= 97
+    for path in paths:
+        cell, plain = read_cell(path), json.loads(path.read_text())
+        assert [*cell] == [*plain] and {**cell, "config": None} == {**plain, "config": None}, path.name
+        assert cell.config == current_names(plain["config"]) and not RENAMED.keys() & {k for g in cell.config.values() for k in g}
+        assert cells_page.cell_text(replace(cell, config=plain["config"])) == path.read_text(), path.name
 
 
 def test_a_finished_cell_is_not_run_again(cfg, tmp_path):
@@ -173,7 +196,7 @@ def test_a_finished_cell_is_not_run_again(cfg, tmp_path):
     assert len(calls) == 1 and path.read_bytes() == before and "finished before" in say[-1]
     run_cell(Cell("naive", replace_fields(cfg, seed=1)), tmp_path, say.append, runners)
     run_cell(Cell("naive", cfg, fold=2), tmp_path, say.append, runners)
-    assert len(calls) == 3 and sum(calls[2].values()) < 3 * 6, "a fold of 18 images a task validates on 3 or 4"
+    assert len(calls) == 3 and sum(calls[2].values()) < 3 * 6, "a fold of 18 images per task validates on 3 or 4"
     moved = replace(cfg, data=replace(cfg.data, root=cfg.data.root + "/."), run=replace(cfg.run, threads=2))
     run_cell(Cell("naive", moved), tmp_path, say.append, runners)
     assert len(calls) == 3, "another place and another number of threads make no other experiment"
@@ -214,38 +237,37 @@ def test_cells_that_share_views_score_the_same(cfg, tmp_path):
     cfg = replace_fields(cfg, backbone="mobilenet_v2", weights=str(tmp_path / "start.pt"), cached_views=2)
     alone = read_cell(run_cell(Cell("replay", cfg), tmp_path / "alone", lambda *_: None))
     kept = {}
-    first, second = (read_cell(run_cell(Cell(s, cfg), tmp_path, lambda *_: None, store=compare.shared_views(cfg, kept)))
+    first, second = (read_cell(run_cell(Cell(s, cfg), tmp_path, lambda *_: None, store=cells_page.shared_views(cfg, kept)))
                      for s in ("naive", "replay"))
     assert second["matrix"] == alone["matrix"] and second["evidence"] == alone["evidence"]
     views = sum(first["presentations"].values())
-    assert (alone["kept_views"], first["kept_views"], second["kept_views"]) == (0, 0, views), "one epoch: one view an image"
-    assert compare.whole_minutes([first, second]) == f"{first['train_seconds']['total'] / 60:.1f}"
-    assert compare.whole_minutes([second]) == "-"
-    store = compare.shared_views(cfg, kept)
-    assert compare.shared_views(replace_fields(cfg, lr=1e-3), kept) is store and len(store) >= views
-    assert compare.shared_views(replace_fields(cfg, seed=1), kept) == {} and len(kept) == 1, "another seed sees other views"
+    assert (alone["kept_views"], first["kept_views"], second["kept_views"]) == (0, 0, views), "one epoch: one view per image"
+    assert comparison.whole_minutes([first, second]) == f"{first['train_seconds']['total'] / 60:.1f}"
+    assert comparison.whole_minutes([second]) == "-"
+    store = cells_page.shared_views(cfg, kept)
+    assert cells_page.shared_views(replace_fields(cfg, lr=1e-3), kept) is store and len(store) >= views
+    assert cells_page.shared_views(replace_fields(cfg, seed=1), kept) == {} and len(kept) == 1, "another seed sees other views"
 
 
 def test_a_detector_alone_asks_its_segmenter(cfg, tmp_path, monkeypatch):
     "In a cell and in a run's single-task runs: boxes of the one network, masks of the other."
     asked = []
 
-    class Spy(compare.BorrowedMasks):
+    class Spy(cells_page.BorrowedMasks):
         def __init__(self, net, segmenter):
             asked.append((net, segmenter))
             super().__init__(net, segmenter)
 
-    begun = []
-    for module in (compare, stages):
-        monkeypatch.setattr(module, "fit_stage", lambda learner, stage, names, seen: begun.append(
-            (learner.strategy.name, stage, names, seen)) or learner.fit_stage(stage, names, seen))
-    monkeypatch.setattr(compare, "BorrowedMasks", Spy)
+    begun, fit_stage = [], Learner.fit_stage
+    monkeypatch.setattr(Learner, "fit_stage", lambda learner, stage, names, seen: begun.append(
+        (learner.strategy.name, stage, names, seen)) or fit_stage(learner, stage, names, seen))
+    monkeypatch.setattr(cells_page, "BorrowedMasks", Spy)
     monkeypatch.setattr(stages, "BorrowedMasks", Spy)
     path = run_cell(Cell("single", cfg), tmp_path, lambda *_: None, networks=tmp_path / "networks")
     for task, net in zip(("det", "seg"), *asked):
         kept = load_model(tmp_path / "networks" / path.stem / f"{task}.pt")[0].state_dict()
         assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items()), task
-    stages.single_task_runs(cfg, compare.get_minis(cfg), tmp_path, lambda row: None)
+    stages.single_task_runs(cfg, get_minis(cfg), tmp_path, lambda row: None)
     for task, net in zip(("det", "seg"), asked[1]):
         kept = load_model(tmp_path / f"single_{task}.pt")[0].state_dict()
         assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items()), task
@@ -292,10 +314,43 @@ def test_cells_that_begin_together_do_not_meet(cfg, tmp_path, monkeypatch):
     def run(seed):
         return run_cell(Cell("naive", replace_fields(cfg, seed=seed)), tmp_path, lambda *_: None, {"naive": honest_runner([])})
 
-    monkeypatch.setattr(compare, "write_atomic", write)
+    monkeypatch.setattr(cells_page, "write_atomic", write)
     with ThreadPoolExecutor(2) as threads:
         paths = [*threads.map(run, (0, 1))]
     assert sorted(tmp_path.iterdir()) == paths, "nothing else is left"
+
+
+def test_an_edited_module_in_a_folder_changes_the_hash_of_the_code(tmp_path):
+    "Wherever the package lies; a module that moves counts, too."
+    package = tmp_path / "unified_onehead"
+    shutil.copytree(Path(unified_onehead.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert cells_page.code_digest(package) == cells_page.CODE
+    module = package / "model" / "net.py"
+    before = module.read_bytes()
+    module.write_bytes(before + b"\n")
+    edited = cells_page.code_digest(package)
+    module.write_bytes(before)
+    assert cells_page.code_digest(package) == cells_page.CODE != edited
+    module.rename(package / "learn" / "net.py")
+    assert cells_page.code_digest(package) not in (cells_page.CODE, edited)
+
+
+def test_a_strategy_of_the_users_own_is_compared(cfg, tmp_path, monkeypatch):
+    "Registered after the import: it is planned, run, tabulated, and read again where it is not registered."
+    class Mine(Naive):
+        name = "mine"
+
+    monkeypatch.setitem(STRATEGIES, "mine", Mine)
+    paths = run_cells(comparison_cells(cfg, ["naive", "mine"], [0]), tmp_path, say=lambda *_: None)
+    assert [p.stem for p in paths] == [Cell(s, cfg).name for s in ("naive", "mine")]
+    assert "| mine | " in comparison.render_page(read_cells(tmp_path), 2)
+    assert cells_page.registered([Cell("mine", cfg)]) == {"mine": Mine}
+    naive, mine = map(read_cell, paths)
+    assert mine.config["distill"]["strategy"] == "mine" and mine.matrix == naive.matrix
+    monkeypatch.delitem(STRATEGIES, "mine")
+    faster = replace(mine, seed=1, config={**mine.config, "train": {**mine.config["train"], "lr": 9.0}})
+    with pytest.raises(InputError, match="cannot stand in one row"):
+        rows_of([mine, faster])
 
 
 def test_other_settings_are_refused(cfg, tmp_path):
@@ -328,12 +383,11 @@ def test_three_specialists_beside_our_network(cfg, tmp_path):
 
 
 def test_pooling_needs_all_folds(cfg):
-    cells = [{"system": "lwf", "backbone": "b", "weights": {"name": "w"}, "size": 64, "seed": 0, "fold": k, "metrics": {},
-              "evidence": evidence(5 + k, k), "matrix": SEQUENCE, "config": {}} for k in range(5)]
+    cells = [record(backbone="b", size=64, fold=k, evidence=evidence(5 + k, k), matrix=SEQUENCE) for k in range(5)]
     assert rows_of(cells, folds=True)[0].values[0]["Top1"] == pytest.approx((5 + 6 + 7 + 8 + 9) / 50)
     assert rows_of(cells[1:], folds=True) == [] == rows_of(cells)
     with pytest.raises(ValueError, match="share an image"):
-        compare.pool([evidence(5), evidence(6)])
+        statistics.pool([evidence(5), evidence(6)])
 
 
 @pytest.mark.parametrize("words, mentions", [

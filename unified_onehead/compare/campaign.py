@@ -6,6 +6,8 @@
 __all__ = ['refuse_decided', 'run_comparison']
 
 # %% ../../nbs/compare/07_campaign.ipynb #c94050eb
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,7 +18,7 @@ from ..core.viz import plot_matrix
 from ..data.sources import get_minis
 from ..learn.strategies import make_strategy
 from .folds import FOLDS
-from .experiment import SYSTEMS, Cell, check_alike, settled, shown_config
+from .experiment import SYSTEMS, Cell, CellRecord, check_alike, settled, shown_config
 from .cells import class_values, read_cell, read_cells, run_cells
 from .tables import mean_matrix, render_page, rows_of, sequences
 from .figures import plot_classes, plot_confusion, plot_precision_recall, plot_retention
@@ -47,7 +49,7 @@ def refuse_decided(
 def comparison_cells(
     cfg: Config,  # its seed and strategy are replaced
     systems: "list[str]",  # of SYSTEMS
-    seeds: "list[int]",
+    seeds: "list[int]",  # different, 0 or more
     folds: bool = False,  # cross-validation in place of the data's own val
 ) -> "list[Cell]":  # seed by seed, so that a stopped campaign can be compared
     """All cells of a comparison. Raises InputError for names that are none.
@@ -59,6 +61,7 @@ def comparison_cells(
     systems : list[str]
         of SYSTEMS
     seeds : list[int]
+        different, 0 or more
     folds : bool, default False
         cross-validation in place of the data's own val
 
@@ -100,8 +103,19 @@ def check_folder(
             check_alike([saved, new(cell)], systems=cell.system != system)
 
 # %% ../../nbs/compare/07_campaign.ipynb #781ea5fa
-def draw_cells(cells: list, folder: Path) -> None:
-    "All figures of a folder of cells."
+def draw_cells(
+    cells: "list[CellRecord]",  # of one campaign
+    folder: Path,  # where the figures go
+) -> None:
+    """All figures of a folder of cells.
+
+    Parameters
+    ----------
+    cells : list[CellRecord]
+        of one campaign
+    folder : Path
+        where the figures go
+    """
     figures = {}
     rows = rows_of(cells) or rows_of(cells, folds=True)
     if sequences(rows_of(cells)):
@@ -110,7 +124,7 @@ def draw_cells(cells: list, folder: Path) -> None:
         cell, name = row.cells[0], f"{row.system}-{row.backbone}-{Path(row.weights).stem}-{row.size}px"
         figures[f"{name}-matrix"] = plot_matrix(mean_matrix(row.cells)).figure
         for task in row.evidences[0]:
-            figures[f"{name}-classes-{task}"] = plot_classes({**cell, "per_class": class_values(row.evidences[0])}, task).figure
+            figures[f"{name}-classes-{task}"] = plot_classes(replace(cell, per_class=class_values(row.evidences[0])), task).figure
         if "det" in row.evidences[0]:
             figures[f"{name}-precision-recall"] = plot_precision_recall(row.evidences[0]).figure
         for task in {"seg", "cls"} & set(row.evidences[0]):
@@ -120,24 +134,39 @@ def draw_cells(cells: list, folder: Path) -> None:
         plt.close(figure)
 
 # %% ../../nbs/compare/07_campaign.ipynb #612ef36c
-def run_comparison(cfg: Config, systems, seeds, out: str, folds: bool = False, jobs: int = 1, say=print) -> Path:  # table.md
+def run_comparison(
+    cfg: Config,  # of all cells; seed and strategy are each cell's own
+    systems: "Sequence[str]",  # of SYSTEMS
+    seeds: "Sequence[int]",  # different, 0 or more
+    out: "str | Path",  # folder of the cells, the tables and the figures
+    folds: bool = False,  # 5-fold cross-validation in place of the data's own val
+    jobs: int = 1,  # processes at a time
+    say=print,  # called with lines of text
+) -> Path:  # of table.md
     """Run what is missing, then write the tables and figures of every cell in the folder. Raises InputError before anything
     trains: for names, seeds and data that cannot be, and where `cfg` names what every cell has of its own.
 
     Parameters
     ----------
     cfg : Config
-    systems
-    seeds
-    out : str
+        of all cells; seed and strategy are each cell's own
+    systems : Sequence[str]
+        of SYSTEMS
+    seeds : Sequence[int]
+        different, 0 or more
+    out : str | Path
+        folder of the cells, the tables and the figures
     folds : bool, default False
+        5-fold cross-validation in place of the data's own val
     jobs : int, default 1
+        processes at a time
     say : default print
+        called with lines of text
 
     Returns
     -------
     Path
-        table.md
+        of table.md
     """
     asked, usual = field_table(cfg), field_table()  # no preset sets what DECIDED names
     refuse_decided([f"{key}={asked[key][2]}" for key in DECIDED if asked[key][2] != usual[key][2]])

@@ -13,26 +13,29 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..core.config import METRICS, TASKS, TASK_TITLES
+from .experiment import CellRecord
 from .statistics import READ, class_curve
 from .tables import mean_matrix, rows_of, sequences
 
 # %% ../../nbs/compare/06_figures.ipynb #69ca5f5b
 def plot_retention(
-    cells: list,  # of several systems
-    axes: "list[Axes] | None" = None,  # one a metric; None: a new figure
-) -> "list[Axes]":
-    """Each earlier task's metric after every later stage, as a share of its own stage's end; means over seeds.
+    cells: "list[CellRecord]",  # of several systems
+    axes: "list[Axes] | None" = None,  # one per earlier task; None: a new figure
+) -> "list[Axes]":  # the axes drawn into
+    """Each earlier task's metric after every later stage, as a share of its own stage's end; means over seeds. Raises
+    ValueError where no cell has three stages.
 
     Parameters
     ----------
-    cells : list
+    cells : list[CellRecord]
         of several systems
     axes : list[Axes] | None, default None
-        one a metric; None: a new figure
+        one per earlier task; None: a new figure
 
     Returns
     -------
     list[Axes]
+        the axes drawn into
     """
     rows = [row for row, _ in sequences(rows_of(cells))]
     early = list(TASKS[:-1])
@@ -56,21 +59,57 @@ def plot_retention(
     return list(axes)
 
 # %% ../../nbs/compare/06_figures.ipynb #69b892fa
-def plot_classes(cell: dict, task: str, ax: "Axes | None" = None) -> Axes:
-    "Per-class values of one task with the number of val objects behind each."
-    values = cell["per_class"][task]
+def plot_classes(
+    cell: CellRecord,  # its per_class is read
+    task: str,  # seg | det | cls
+    ax: "Axes | None" = None,  # None: a new figure
+) -> Axes:
+    """Per-class values of one task with the number of val objects behind each.
+
+    Parameters
+    ----------
+    cell : CellRecord
+        its per_class is read
+    task : str
+        seg | det | cls
+    ax : Axes | None, default None
+        None: a new figure
+
+    Returns
+    -------
+    Axes
+    """
+    values = cell.per_class[task]
     ax = ax or plt.subplots(figsize=(5, 0.8 + 0.22 * len(values)), layout="constrained")[1]
     ax.barh(range(len(values)), [v["value"] or 0 for v in values.values()])
     what, unit = {"seg": ("IoU", "images"), "det": ("AP", "boxes"), "cls": ("accuracy", "images")}[task]
     ax.set_yticks(range(len(values)), [f"{name} ({v['count']})" for name, v in values.items()], fontsize=7)
-    ax.set(title=f"{cell['system']}: {what} by class (val {unit})", xlim=(0, None))
+    ax.set(title=f"{cell.system}: {what} by class (val {unit})", xlim=(0, None))
     ax.title.set_fontsize(9)
     ax.invert_yaxis()
     return ax
 
 # %% ../../nbs/compare/06_figures.ipynb #d7b89e33
-def plot_precision_recall(evidence: dict, threshold: int = 0, ax: "Axes | None" = None) -> Axes:
-    "Precision over recall of every class, at IoU .50 + .05 * threshold, as COCO reads it."
+def plot_precision_recall(
+    evidence: dict,  # task -> evidence; that of detection is read
+    threshold: int = 0,  # 0..9, for IoU .50 to .95
+    ax: "Axes | None" = None,  # None: a new figure
+) -> Axes:
+    """Precision over recall of every class, at IoU .50 + .05 * threshold, as COCO reads it.
+
+    Parameters
+    ----------
+    evidence : dict
+        task -> evidence; that of detection is read
+    threshold : int, default 0
+        0..9, for IoU .50 to .95
+    ax : Axes | None, default None
+        None: a new figure
+
+    Returns
+    -------
+    Axes
+    """
     part = evidence["det"]
     ax = ax or plt.subplots(figsize=(4.5, 3.4), layout="constrained")[1]
     for name, row in zip(part["classes"], part["seen"]):
@@ -85,8 +124,26 @@ def plot_precision_recall(evidence: dict, threshold: int = 0, ax: "Axes | None" 
     return ax
 
 
-def plot_confusion(evidence: dict, task: str = "cls", ax: "Axes | None" = None) -> Axes:
-    "Which class was taken for which: rows are true classes and sum to 1."
+def plot_confusion(
+    evidence: dict,  # task -> evidence
+    task: str = "cls",  # cls | seg
+    ax: "Axes | None" = None,  # None: a new figure
+) -> Axes:
+    """Which class was taken for which: rows are true classes and sum to 1.
+
+    Parameters
+    ----------
+    evidence : dict
+        task -> evidence
+    task : str, default "cls"
+        cls | seg
+    ax : Axes | None, default None
+        None: a new figure
+
+    Returns
+    -------
+    Axes
+    """
     part = evidence[task]
     total = READ[task](part, np.ones((1, len(part["images"]))))["confusion"][0]
     n, share = len(total), total / np.maximum(total.sum(1, keepdims=True), 1)

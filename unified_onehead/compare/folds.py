@@ -13,7 +13,7 @@ import torch
 
 from ..core.files import InputError
 from ..core.config import Config
-from ..data.records import Minis
+from ..data.records import Minis, Record
 from ..learn.task import make_tasks
 
 # %% ../../nbs/compare/00_folds.ipynb #fe35af40
@@ -25,7 +25,8 @@ def assign_folds(
     folds: int = FOLDS,  # number of folds
     seed: int = 0,  # of the deal, not of any training
 ) -> "list[int]":  # the fold of each image; sizes differ by one at most
-    """Deal images to folds so that every class is spread as evenly as may be.
+    """Deal images to folds so that every class is spread as evenly as may be. Raises InputError for a number of folds that
+    these images cannot fill.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def fold_minis(
     cfg: Config,  # what the task records need
     fold: "int | None",  # 0..4; None leaves the split as it is
 ) -> Minis:  # the same images, split anew
-    """Split all images of every task anew: `fold` is val, the others train.
+    """Split all images of every task anew: `fold` is val, the others train. Raises InputError for a fold that is none.
 
     Parameters
     ----------
@@ -93,7 +94,23 @@ def fold_minis(
                          "val": [r for r, k in zip(everything, dealt) if k == fold]}
     return replace(minis, records=records)
 
+# %% ../../nbs/compare/00_folds.ipynb #fc2e7795
+def image_name(
+    record: Record,  # of any task; its path is read
+    root: "str | Path",  # folder with the three minis
+) -> str:  # "val/n03394916/n03394916_1.JPEG"
+    """Split, folders and file name of an image; nothing of where the data lie.
 
-def image_name(record, root: str) -> str:
-    "Split, folders and file name of an image; nothing of where the data lie."
+    Parameters
+    ----------
+    record : Record
+        of any task; its path is read
+    root : str | Path
+        folder with the three minis
+
+    Returns
+    -------
+    str
+        "val/n03394916/n03394916_1.JPEG"
+    """
     return "/".join(Path(record.path).relative_to(root).parts[1:])

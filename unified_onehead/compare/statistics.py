@@ -15,13 +15,13 @@ import numpy as np
 from ..core.config import TASKS
 
 # %% ../../nbs/compare/02_statistics.ipynb #bb9d2b69
-SPOKEN = {  # score -> its task; what is reported of every system, in 0..1
+SPOKEN = {  # score -> its task; what is reported of every system, each in 0..1
     "mIoU": "seg", "mIoU_foreground": "seg", "mIoU_objects": "seg", "AP": "det", "AP50": "det", "Top1": "cls"}
 SCORES = tuple(SPOKEN)
 
 # %% ../../nbs/compare/02_statistics.ipynb #eca2db55
 def summed_ious(
-    images: list,  # for each image, [target, predicted, pixels, ...]
+    images: list,  # per image [target, predicted, pixels, ...]
     n: int,  # classes
     weights: np.ndarray,  # [R, images]
 ) -> tuple:  # ious: [R, classes], nan for a class without a pixel; confusion: [R, classes, classes]
@@ -30,7 +30,7 @@ def summed_ious(
     Parameters
     ----------
     images : list
-        for each image, [target, predicted, pixels, ...]
+        per image [target, predicted, pixels, ...]
     n : int
         classes
     weights : np.ndarray
@@ -52,7 +52,7 @@ def summed_ious(
 
 
 def seg_scores(
-    evidence: dict,  # cells of an older version have no `objects`
+    evidence: dict,  # of segmentation; cells of an older version have no `objects`
     weights: np.ndarray,  # [R, images]
 ) -> dict:  # mIoU, mIoU_foreground, mIoU_objects: [R]; ious: [R, classes]; confusion
     """mIoU under all readings.
@@ -60,7 +60,7 @@ def seg_scores(
     Parameters
     ----------
     evidence : dict
-        cells of an older version have no `objects`
+        of segmentation; cells of an older version have no `objects`
     weights : np.ndarray
         [R, images]
 
@@ -76,18 +76,23 @@ def seg_scores(
             "ious": ious, "confusion": total}
 
 
-def cls_scores(evidence: dict, weights: np.ndarray) -> dict:  # Top1: [R]; confusion
+def cls_scores(
+    evidence: dict,  # of classification
+    weights: np.ndarray,  # [R, images]
+) -> dict:  # Top1: [R]; confusion: [R, classes, classes]
     """Top-1 from weighted hits.
 
     Parameters
     ----------
     evidence : dict
+        of classification
     weights : np.ndarray
+        [R, images]
 
     Returns
     -------
     dict
-        Top1: [R]; confusion
+        Top1: [R]; confusion: [R, classes, classes]
     """
     true, said = np.array(evidence["seen"]).T
     n, total = len(evidence["classes"]), np.zeros((len(weights), len(evidence["classes"]) ** 2))
@@ -95,12 +100,15 @@ def cls_scores(evidence: dict, weights: np.ndarray) -> dict:  # Top1: [R]; confu
     return {"Top1": weights @ (true == said) / weights.sum(1), "confusion": total.reshape(-1, n, n)}
 
 
-def mean_known(values: np.ndarray) -> np.ndarray:  # [R], nan where nothing is known
+def mean_known(
+    values: np.ndarray,  # [R, any], nan for what is not known
+) -> np.ndarray:  # [R], nan where nothing is known
     """Mean of each row over what is not nan.
 
     Parameters
     ----------
     values : np.ndarray
+        [R, any], nan for what is not known
 
     Returns
     -------
@@ -115,20 +123,20 @@ GRID = np.linspace(0, 1, 101)  # COCO's recalls
 
 # %% ../../nbs/compare/02_statistics.ipynb #6f2bbef4
 def class_curve(
-    row: dict,  # one class of the evidence
+    row: dict,  # one class of detection's evidence
     weights: np.ndarray,  # [R, images]
-    threshold: int,  # 0..9 for IoU .50 to .95
+    threshold: int,  # 0..9, for IoU .50 to .95
 ) -> tuple:  # precision, recall: [R, hits], by falling score; objects: [R]
     """Precision and recall at every hit.
 
     Parameters
     ----------
     row : dict
-        one class of the evidence
+        one class of detection's evidence
     weights : np.ndarray
         [R, images]
     threshold : int
-        0..9 for IoU .50 to .95
+        0..9, for IoU .50 to .95
 
     Returns
     -------
@@ -144,13 +152,18 @@ def class_curve(
     return hits / np.maximum(shown, 1e-9), hits / np.maximum(objects, 1e-9)[:, None], objects
 
 # %% ../../nbs/compare/02_statistics.ipynb #b5b49000
-def det_scores(evidence: dict, weights: np.ndarray) -> dict:  # AP, AP50: [R]; aps: [R, classes], nan without objects
+def det_scores(
+    evidence: dict,  # of detection
+    weights: np.ndarray,  # [R, images]
+) -> dict:  # AP, AP50: [R]; aps: [R, classes], nan without objects
     """COCO AP from weighted hits.
 
     Parameters
     ----------
     evidence : dict
+        of detection
     weights : np.ndarray
+        [R, images]
 
     Returns
     -------
@@ -168,12 +181,15 @@ def det_scores(evidence: dict, weights: np.ndarray) -> dict:  # AP, AP50: [R]; a
     return {"AP": mean_known(table.reshape(len(table), -1)), "AP50": mean_known(table[:, 0]), "aps": mean_classes(table)}
 
 
-def mean_classes(table: np.ndarray) -> np.ndarray:  # [R, classes]
+def mean_classes(
+    table: np.ndarray,  # [R, 10 thresholds, classes]
+) -> np.ndarray:  # [R, classes]
     """Mean over the ten thresholds of each class.
 
     Parameters
     ----------
     table : np.ndarray
+        [R, 10 thresholds, classes]
 
     Returns
     -------
@@ -183,21 +199,25 @@ def mean_classes(table: np.ndarray) -> np.ndarray:  # [R, classes]
     return np.stack([mean_known(table[:, :, c]) for c in range(table.shape[2])], 1)
 
 # %% ../../nbs/compare/02_statistics.ipynb #76f5e241
-READ = {"seg": seg_scores, "det": det_scores, "cls": cls_scores}
-RESAMPLES = 1000
+READ = {  # task -> its scores from evidence and weights
+    "seg": seg_scores, "det": det_scores, "cls": cls_scores}
+RESAMPLES = 1000  # drawn for each interval
 
 
-def scores_of(evidence: "dict[str, dict]") -> "dict[str, float]":  # score -> value; only of tasks that are there
+def scores_of(
+    evidence: "dict[str, dict]",  # task -> its evidence
+) -> "dict[str, float | None]":  # score -> 0..1, only of tasks that are there; None: nothing to measure
     """The scores that the evidence gives.
 
     Parameters
     ----------
     evidence : dict[str, dict]
+        task -> its evidence
 
     Returns
     -------
-    dict[str, float]
-        score -> value; only of tasks that are there
+    dict[str, float | None]
+        score -> 0..1, only of tasks that are there; None: nothing to measure
     """
     values = {}
     for task, part in evidence.items():
@@ -208,8 +228,8 @@ def scores_of(evidence: "dict[str, dict]") -> "dict[str, float]":  # score -> va
 
 def resampled(
     evidences: list,  # of several runs on the same images
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    resamples: int = RESAMPLES,  # R, how often is drawn
+    seed: int = 0,  # of the draw; the same images are drawn for every system
 ) -> "dict[str, np.ndarray]":  # score -> [R], means over the runs
     """Scores on images and on runs drawn with replacement: the same images for every run, and the same runs of every system
     that has as many, because a seed's runs start alike. Raises ValueError for runs on different images.
@@ -219,7 +239,9 @@ def resampled(
     evidences : list
         of several runs on the same images
     resamples : int, default RESAMPLES
+        R, how often is drawn
     seed : int, default 0
+        of the draw; the same images are drawn for every system
 
     Returns
     -------
@@ -240,7 +262,7 @@ def resampled(
 
 # %% ../../nbs/compare/02_statistics.ipynb #9a0e2ad6
 def interval(
-    values: np.ndarray,  # of resamples
+    values: np.ndarray,  # [R], of resamples
     value: float,  # of the whole
 ) -> "list[float] | None":  # [low, high]; None without a resample that could be measured
     """The bias-corrected 95 % interval.
@@ -248,7 +270,7 @@ def interval(
     Parameters
     ----------
     values : np.ndarray
-        of resamples
+        [R], of resamples
     value : float
         of the whole
 
@@ -266,19 +288,26 @@ def interval(
     return [round(float(v), 6) for v in np.quantile(known, shares)]
 
 
-def bootstrap(evidences: list, resamples: int = RESAMPLES, seed: int = 0) -> dict:  # score -> [low, high], and how
+def bootstrap(
+    evidences: list,  # of several runs on the same images
+    resamples: int = RESAMPLES,  # how often is drawn
+    seed: int = 0,  # of the draw
+) -> dict:  # score -> [low, high], None where nothing can be measured; and how it was drawn
     """95 % intervals over val images, and over runs where there are several.
 
     Parameters
     ----------
     evidences : list
+        of several runs on the same images
     resamples : int, default RESAMPLES
+        how often is drawn
     seed : int, default 0
+        of the draw
 
     Returns
     -------
     dict
-        score -> [low, high], and how
+        score -> [low, high], None where nothing can be measured; and how it was drawn
     """
     values, scores = resampled(evidences, resamples, seed), [scores_of(e) for e in evidences]
     means = {s: np.mean([v[s] for v in scores]) for s in values if all(v[s] is not None for v in scores)}
@@ -286,12 +315,15 @@ def bootstrap(evidences: list, resamples: int = RESAMPLES, seed: int = 0) -> dic
             **{s: interval(v, means[s]) if s in means else None for s, v in values.items()}}
 
 # %% ../../nbs/compare/02_statistics.ipynb #d21f7ade
-def pool(evidences: list) -> dict:  # evidence of the union
+def pool(
+    evidences: list,  # of several folds: other images, the same classes
+) -> dict:  # evidence of the union
     """Unite the evidence of several folds. Raises ValueError for folds that share an image.
 
     Parameters
     ----------
     evidences : list
+        of several folds: other images, the same classes
 
     Returns
     -------
@@ -317,19 +349,26 @@ def pool(evidences: list) -> dict:  # evidence of the union
     return union
 
 # %% ../../nbs/compare/02_statistics.ipynb #135a5505
-def image_quality(evidence: dict, task: str, score: float = 0.3) -> np.ndarray:  # [images] in 0..1, nan: nothing to find
+def image_quality(
+    evidence: dict,  # task -> its evidence
+    task: str,  # seg | det | cls
+    score: float = 0.3,  # 0..1, detections below it do not count
+) -> np.ndarray:  # [images], 0..1; nan: nothing to find in it
     """How well each image went.
 
     Parameters
     ----------
     evidence : dict
+        task -> its evidence
     task : str
+        seg | det | cls
     score : float, default 0.3
+        0..1, detections below it do not count
 
     Returns
     -------
     np.ndarray
-        [images] in 0..1, nan: nothing to find
+        [images], 0..1; nan: nothing to find in it
     """
     part = evidence[task]
     alone = np.eye(len(part["images"]))

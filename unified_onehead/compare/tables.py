@@ -17,53 +17,82 @@ from ..core.config import METRICS, TASKS, TASK_TITLES
 from ..core.tables import markdown_table
 from ..learn.metrics import ScoreMatrix, delta_p, score_drop
 from .folds import FOLDS
-from .experiment import SYSTEMS, check_alike
+from .experiment import SYSTEMS, CellRecord, check_alike
 from .statistics import RESAMPLES, SCORES, bootstrap, interval, pool, resampled, scores_of
 
 # %% ../../nbs/compare/05_tables.ipynb #39f8a547
 @dataclass
 class Row:
-    """One system on one set of images: a list entry a seed.
+    """One system on one set of images; the lists have one entry per seed.
 
     Attributes
     ----------
     system : str
+        one of SYSTEMS, or a benchmark's own
     weights : str
         the start weights' name
     backbone : str
+        that they belong to
     size : int
-    cells : list
-        the cells behind it
+        input side, pixels
+    cells : list[CellRecord]
+        all cells behind it; with folds several per seed
     evidences : list
-        one a seed
+        per seed: task -> evidence
     values : list
-        score -> value, one a seed
+        per seed: score -> value
     """
-    system: str
+    system: str  # one of SYSTEMS, or a benchmark's own
     weights: str  # the start weights' name
-    backbone: str
-    size: int
-    cells: list  # the cells behind it
-    evidences: list  # one a seed
-    values: list  # score -> value, one a seed
+    backbone: str  # that they belong to
+    size: int  # input side, pixels
+    cells: "list[CellRecord]"  # all cells behind it; with folds several per seed
+    evidences: list  # per seed: task -> evidence
+    values: list  # per seed: score -> value
 
     @property
-    def start(self) -> tuple:  # rows of one start may be held against each other
+    def start(self) -> tuple:  # backbone, name of the weights, size
+        """Rows of one start may be held against each other.
+
+        Returns
+        -------
+        tuple
+            backbone, name of the weights, size
+        """
         return self.backbone, self.weights, self.size
 
-    def mean(self, score: str) -> "float | None":
-        "Mean over seeds."
+    def mean(
+        self,
+        score: str,  # of SCORES
+    ) -> "float | None":  # 0..1; None where no seed has it
+        """Mean over seeds.
+
+        Parameters
+        ----------
+        score : str
+            of SCORES
+
+        Returns
+        -------
+        float | None
+            0..1; None where no seed has it
+        """
         known = [v[score] for v in self.values if v.get(score) is not None]
         return sum(known) / len(known) if known else None
 
 # %% ../../nbs/compare/05_tables.ipynb #0f6a6d51
-def rows_of(cells: list, folds: bool = False) -> "list[Row]":  # the start with most cells first; in it the order of SYSTEMS
+def rows_of(
+    cells: "list[CellRecord]",  # of one campaign
+    folds: bool = False,  # those of complete cross-validations, pooled; False: those on the data's own val
+) -> "list[Row]":  # the start with most cells first; in it the order of SYSTEMS
     """Group cells; with `folds`, those of complete cross-validations, pooled. Raises InputError for a row of mixed settings.
 
     Parameters
     ----------
-    cells : list
+    cells : list[CellRecord]
+        of one campaign
     folds : bool, default False
+        those of complete cross-validations, pooled; False: those on the data's own val
 
     Returns
     -------
@@ -72,32 +101,35 @@ def rows_of(cells: list, folds: bool = False) -> "list[Row]":  # the start with 
     """
     groups = {}
     for c in cells:
-        if (c["fold"] is not None) == folds:
-            key = c["backbone"], c["weights"]["name"], c["size"], c["system"]
-            groups.setdefault(key, {}).setdefault(c["seed"], []).append(c)
+        if (c.fold is not None) == folds:
+            key = c.backbone, c.weights["name"], c.size, c.system
+            groups.setdefault(key, {}).setdefault(c.seed, []).append(c)
     rank = {name: k for k, name in enumerate(SYSTEMS)}
-    starts = Counter((c["weights"]["name"], c["size"]) for c in cells)
+    starts = Counter((c.weights["name"], c.size) for c in cells)
     rows, same_start = [], {}
     for key in sorted(groups, key=lambda k: (-starts[k[1:3]], k[1], k[2], rank.get(k[3], len(rank)), k[3])):
-        seeds = {s: sorted(cs, key=lambda c: c["fold"] or 0) for s, cs in sorted(groups[key].items())}
+        seeds = {s: sorted(cs, key=lambda c: c.fold or 0) for s, cs in sorted(groups[key].items())}
         if folds:
-            seeds = {s: cs for s, cs in seeds.items() if [c["fold"] for c in cs] == list(range(FOLDS))}
+            seeds = {s: cs for s, cs in seeds.items() if [c.fold for c in cs] == list(range(FOLDS))}
         if seeds:
             row = [c for cs in seeds.values() for c in cs]
             check_alike(row)
             check_alike([same_start.setdefault(key[:3], row[0]), row[0]], systems=True)
-            evidences = [pool([c["evidence"] for c in cs]) if folds else cs[0]["evidence"] for cs in seeds.values()]
-            values = [scores_of(e) for e in evidences] if folds else [cs[0]["metrics"] for cs in seeds.values()]
+            evidences = [pool([c.evidence for c in cs]) if folds else cs[0].evidence for cs in seeds.values()]
+            values = [scores_of(e) for e in evidences] if folds else [cs[0].metrics for cs in seeds.values()]
             rows.append(Row(key[3], key[1], key[0], key[2], row, evidences, values))
     return rows
 
 
-def spread(values: list) -> str:  # "0.4010 ± 0.0123 (3)"
+def spread(
+    values: list,  # of the seeds; None for one that lacks the score
+) -> str:  # "0.4010 ± 0.0123 (3)"
     """Mean, standard deviation and number of seeds; a dash for a score that the system lacks.
 
     Parameters
     ----------
     values : list
+        of the seeds; None for one that lacks the score
 
     Returns
     -------
@@ -112,33 +144,41 @@ def spread(values: list) -> str:  # "0.4010 ± 0.0123 (3)"
     return f"{middle:.4f}{wide} ({len(known)})"
 
 # %% ../../nbs/compare/05_tables.ipynb #d75c59b1
-def mean_matrix(cells: list) -> dict:  # stage -> score -> mean
+def mean_matrix(
+    cells: "list[CellRecord]",  # of one system
+) -> dict:  # stage -> score -> mean, 0..1
     """The mean of the cells' matrices. A cell in which a score is None has no part in its mean; what all lack is left out.
 
     Parameters
     ----------
-    cells : list
+    cells : list[CellRecord]
+        of one system
 
     Returns
     -------
     dict
-        stage -> score -> mean
+        stage -> score -> mean, 0..1
     """
     mean = {}
-    for stage in dict.fromkeys(s for c in cells for s in c["matrix"]):
-        rows = [c["matrix"].get(stage, {}) for c in cells]
+    for stage in dict.fromkeys(s for c in cells for s in c.matrix):
+        rows = [c.matrix.get(stage, {}) for c in cells]
         known = {m: [r[m] for r in rows if r.get(m) is not None] for m in dict.fromkeys(m for r in rows for m in r)}
         mean[stage] = {m: sum(v) / len(v) for m, v in known.items() if v}
     return mean
 
 # %% ../../nbs/compare/05_tables.ipynb #7eb8a5f2
-def summary(cells: list, alone: "dict[str, float] | None" = None) -> dict:  # ScoreMatrix.summary, and delta_p
+def summary(
+    cells: "list[CellRecord]",  # of one sequence
+    alone: "dict[str, float] | None" = None,  # metric -> what its task reaches alone
+) -> dict:  # ScoreMatrix.summary, and delta_p
     """ACC, BWT, forgetting of a sequence, on the mean matrix; delta_p against single-task scores where there are any.
 
     Parameters
     ----------
-    cells : list
+    cells : list[CellRecord]
+        of one sequence
     alone : dict[str, float] | None, default None
+        metric -> what its task reaches alone
 
     Returns
     -------
@@ -149,42 +189,45 @@ def summary(cells: list, alone: "dict[str, float] | None" = None) -> dict:  # Sc
     return {**scores.summary(), "delta_p": delta_p(scores, alone) if alone else None}
 
 
-def mean_scores(cells: list) -> dict:  # metric -> mean over the cells that have it
+def mean_scores(
+    cells: "list[CellRecord]",  # of one system
+) -> dict:  # metric -> mean over the cells that have it
     """What the runs of a system reach in the end.
 
     Parameters
     ----------
-    cells : list
+    cells : list[CellRecord]
+        of one system
 
     Returns
     -------
     dict
         metric -> mean over the cells that have it
     """
-    known = {m: [c["metrics"][m] for c in cells if c["metrics"][m] is not None] for m in METRICS.values()}
+    known = {m: [c.metrics[m] for c in cells if c.metrics[m] is not None] for m in METRICS.values()}
     return {m: sum(v) / len(v) for m, v in known.items() if v}
 
 # %% ../../nbs/compare/05_tables.ipynb #2761ce28
 def five_percent(
-    start: "float | None",  # the baseline
-    final: "float | None",  # after the last stage
+    start: "float | None",  # the baseline, 0..1
+    final: "float | None",  # after the last stage, 0..1
     floor: float,  # below it, a score counts as never learned
-) -> "dict | None":  # relative, points (positive: gained); pass_relative, pass_absolute
+) -> "dict | None":  # relative (share), points (of 100), positive: gained; pass_relative, pass_absolute
     """Both readings of '5 % may be lost'. None without a baseline.
 
     Parameters
     ----------
     start : float | None
-        the baseline
+        the baseline, 0..1
     final : float | None
-        after the last stage
+        after the last stage, 0..1
     floor : float
         below it, a score counts as never learned
 
     Returns
     -------
     dict | None
-        relative, points (positive: gained); pass_relative, pass_absolute
+        relative (share), points (of 100), positive: gained; pass_relative, pass_absolute
     """
     if start is None or final is None:
         return None
@@ -194,57 +237,105 @@ def five_percent(
             "pass_absolute": fair and start - final <= 0.05 + 1e-9}
 
 # %% ../../nbs/compare/05_tables.ipynb #f36cc617
-def whole_minutes(cells: list) -> str:
-    "Training time of the fastest cell that ran its own trunk; `-` where all found its outputs in memory."
-    whole = [c["train_seconds"]["total"] for c in cells if not c.get("kept_views")]
+def whole_minutes(
+    cells: "list[CellRecord]",  # of one row
+) -> str:  # "16.2", minutes
+    """Training time of the fastest cell that ran its own trunk; `-` where all found its outputs in memory.
+
+    Parameters
+    ----------
+    cells : list[CellRecord]
+        of one row
+
+    Returns
+    -------
+    str
+        "16.2", minutes
+    """
+    whole = [c.train_seconds["total"] for c in cells if not c.kept_views]
     return f"{min(whole) / 60:.1f}" if whole else "-"
 
 # %% ../../nbs/compare/05_tables.ipynb #087782e0
-def images_shown(cell: dict) -> str:  # "28,320 + 9,360"
+def images_shown(
+    cell: CellRecord,  # finished
+) -> str:  # "28,320 + 9,360"
     """Training views of all tasks, and those that were replayed beside them.
 
     Parameters
     ----------
-    cell : dict
+    cell : CellRecord
+        finished
 
     Returns
     -------
     str
         "28,320 + 9,360"
     """
-    shown, replayed = (sum((cell.get(k) or {}).values()) for k in ("presentations", "replayed"))
+    shown, replayed = (sum((kind or {}).values()) for kind in (cell.presentations, cell.replayed))
     return (f"{shown:,}" if shown else "-") + (f" + {replayed:,}" if replayed else "")
 
 # %% ../../nbs/compare/05_tables.ipynb #251a9ef8
-def behind(row: Row) -> list:  # start weights, size, device
+def behind(
+    row: Row,  # of any table
+) -> "list[str]":  # start weights, size, device
     """What stands beside every figure.
 
     Parameters
     ----------
     row : Row
+        of any table
 
     Returns
     -------
-    list
+    list[str]
         start weights, size, device
     """
-    return [f"{row.weights} ({row.backbone})", f"{row.size} px", "; ".join(sorted({c["device"] for c in row.cells}))]
+    return [f"{row.weights} ({row.backbone})", f"{row.size} px", "; ".join(sorted({c.device for c in row.cells}))]
 
 
-def quality_table(rows: "list[Row]") -> str:
-    "Scores, size and cost of every system."
-    lines = [["system", *SCORES, "networks", "parameters", "GMAC an image", "images shown", "training, min", "start weights",
+def quality_table(
+    rows: "list[Row]",  # a line each
+) -> str:  # markdown
+    """Scores, size and cost of every system.
+
+    Parameters
+    ----------
+    rows : list[Row]
+        a line each
+
+    Returns
+    -------
+    str
+        markdown
+    """
+    lines = [["system", *SCORES, "networks", "parameters", "GMAC per image", "images shown", "training, min", "start weights",
               "size", "device"]]
     for row in rows:
         first = row.cells[0]
-        lines.append([row.system, *(spread([v.get(s) for v in row.values]) for s in SCORES), first["networks"],
-                      f"{first['parameters']:,}", f"{first['macs'] / 1e9:.2f}", images_shown(first), whole_minutes(row.cells),
+        lines.append([row.system, *(spread([v.get(s) for v in row.values]) for s in SCORES), first.networks,
+                      f"{first.parameters:,}", f"{first.macs / 1e9:.2f}", images_shown(first), whole_minutes(row.cells),
                       *behind(row)])
     return markdown_table(lines)
 
+# %% ../../nbs/compare/05_tables.ipynb #7bfd93ca
+def interval_table(
+    rows: "list[Row]",  # a line each
+    resamples: int = RESAMPLES,  # drawn for each interval
+) -> str:  # markdown
+    """The mean over seeds and its 95 % interval over val images and seeds.
 
-def interval_table(rows: "list[Row]", resamples: int = RESAMPLES) -> str:
-    "The mean over seeds and its 95 % interval over val images and seeds."
+    Parameters
+    ----------
+    rows : list[Row]
+        a line each
+    resamples : int, default RESAMPLES
+        drawn for each interval
+
+    Returns
+    -------
+    str
+        markdown
+    """
     lines = [["system", *SCORES, "resamples", "seeds", "start weights", "size", "device"]]
     for row in rows:
         found = bootstrap(row.evidences, resamples)
@@ -254,8 +345,28 @@ def interval_table(rows: "list[Row]", resamples: int = RESAMPLES) -> str:
     return markdown_table(lines)
 
 # %% ../../nbs/compare/05_tables.ipynb #c55420bc
-def lead_table(rows: "list[Row]", leader: str, resamples: int = RESAMPLES) -> str:
-    "The leader minus every other system of the same backbone, start weights and size, with a paired 95 % interval."
+def lead_table(
+    rows: "list[Row]",  # of any starts; only rows of one start are paired
+    leader: str,  # a system
+    resamples: int = RESAMPLES,  # drawn for each interval, the same for both
+) -> str:  # markdown
+    """The leader minus every other system of the same backbone, start weights and size, with a paired 95 % interval. Raises
+    InputError for two that were measured on different images.
+
+    Parameters
+    ----------
+    rows : list[Row]
+        of any starts; only rows of one start are paired
+    leader : str
+        a system
+    resamples : int, default RESAMPLES
+        drawn for each interval, the same for both
+
+    Returns
+    -------
+    str
+        markdown
+    """
     lines = [[f"{leader} minus", *SCORES, "resamples", "seeds", "start weights", "size", "device"]]
     for ours in (r for r in rows if r.system == leader):
         mine = resampled(ours.evidences, resamples)
@@ -275,12 +386,15 @@ def lead_table(rows: "list[Row]", leader: str, resamples: int = RESAMPLES) -> st
     return markdown_table(lines)
 
 # %% ../../nbs/compare/05_tables.ipynb #d86b9f5c
-def sequences(rows: "list[Row]") -> "list[tuple[Row, Row | None]]":  # rows with three stages; the single-task row or None
+def sequences(
+    rows: "list[Row]",  # of all systems
+) -> "list[tuple[Row, Row | None]]":  # rows with three stages; the single-task row or None
     """Each sequence with the single-task runs of the same backbone, weights and size.
 
     Parameters
     ----------
     rows : list[Row]
+        of all systems
 
     Returns
     -------
@@ -288,12 +402,25 @@ def sequences(rows: "list[Row]") -> "list[tuple[Row, Row | None]]":  # rows with
         rows with three stages; the single-task row or None
     """
     single = {r.start: r for r in rows if r.system == "single"}
-    stages = [r for r in rows if r.system != "single" and list(r.cells[0]["matrix"]) == list(TASKS)]
+    stages = [r for r in rows if r.system != "single" and list(r.cells[0].matrix) == list(TASKS)]
     return [(r, single.get(r.start)) for r in stages]
 
 
-def transfer_table(rows: "list[Row]") -> str:
-    "ACC, BWT and max forgetting of each run, their mean and spread; delta_p on means over the runs."
+def transfer_table(
+    rows: "list[Row]",  # a line for each sequence among them
+) -> str:  # markdown
+    """ACC, BWT and max forgetting of each run, their mean and spread; delta_p on means over the runs.
+
+    Parameters
+    ----------
+    rows : list[Row]
+        a line for each sequence among them
+
+    Returns
+    -------
+    str
+        markdown
+    """
     lines = [["system", "ACC", "BWT", "max forgetting", "delta_p", "runs", "start weights", "size", "device"]]
     for row, single in sequences(rows):
         runs = [summary([c]) for c in row.cells]  # a gain of one seed does not make good what another lost
@@ -303,28 +430,57 @@ def transfer_table(rows: "list[Row]") -> str:
     return markdown_table(lines)
 
 # %% ../../nbs/compare/05_tables.ipynb #0684f4b3
-def runs_of(row: Row, single: "Row | None", metric: str) -> "list[tuple]":  # own stage's end, alone, final, floor; one a run
+def runs_of(
+    row: Row,  # a sequence
+    single: "Row | None",  # the single-task runs of its start
+    metric: str,  # mIoU | AP | Top1
+) -> "list[tuple]":  # per run: own stage's end, alone (or None), final, floor
     """Each run of a sequence beside the single-task run of the same seed and fold; None where there is none.
 
     Parameters
     ----------
     row : Row
+        a sequence
     single : Row | None
+        the single-task runs of its start
     metric : str
+        mIoU | AP | Top1
 
     Returns
     -------
     list[tuple]
-        own stage's end, alone, final, floor; one a run
+        per run: own stage's end, alone (or None), final, floor
     """
-    alone = {(c["seed"], c["fold"]): c["metrics"][metric] for c in (single.cells if single else [])}
+    alone = {(c.seed, c.fold): c.metrics[metric] for c in (single.cells if single else [])}
     own = [summary([c]) for c in row.cells]
-    return [(s["baseline"][metric], alone.get((c["seed"], c["fold"])), s["final"][metric], c["floors"][metric])
+    return [(s["baseline"][metric], alone.get((c.seed, c.fold)), s["final"][metric], c.floors[metric])
             for c, s in zip(row.cells, own)]
 
 # %% ../../nbs/compare/05_tables.ipynb #b2e44447
-def verdict_cells(start: "float | None", final: float, floor: float, runs: list) -> "list[str]":
-    "Change, both readings on the mean, and how many runs pass the relative one by themselves, with the worst of them."
+def verdict_cells(
+    start: "float | None",  # the baseline's mean; None: there is none
+    final: float,  # mean after the last stage
+    floor: float,  # below it, a score counts as never learned
+    runs: list,  # per run: baseline, final, floor
+) -> "list[str]":  # four columns of the table
+    """Change, both readings on the mean, and how many runs pass the relative one by themselves, with the worst of them.
+
+    Parameters
+    ----------
+    start : float | None
+        the baseline's mean; None: there is none
+    final : float
+        mean after the last stage
+    floor : float
+        below it, a score counts as never learned
+    runs : list
+        per run: baseline, final, floor
+
+    Returns
+    -------
+    list[str]
+        four columns of the table
+    """
     v, judged = five_percent(start, final, floor), [j for j in (five_percent(*run) for run in runs) if j]
     if v is None:
         return ["-"] * 4
@@ -335,8 +491,21 @@ def verdict_cells(start: "float | None", final: float, floor: float, runs: list)
             + ("" if worst is None else f", worst {100 * worst:+.1f} %")]
 
 # %% ../../nbs/compare/05_tables.ipynb #66e0d9bd
-def forgetting_table(rows: "list[Row]") -> str:
-    "Each metric against both baselines, by both readings."
+def forgetting_table(
+    rows: "list[Row]",  # three lines for each sequence among them
+) -> str:  # markdown
+    """Each metric against both baselines, by both readings.
+
+    Parameters
+    ----------
+    rows : list[Row]
+        three lines for each sequence among them
+
+    Returns
+    -------
+    str
+        markdown
+    """
     readings = ["5 % relative", "5 points", "runs within 5 %"]
     lines = [["system", "metric", "own stage's end", "after stage 3", "alone", "change since own stage", *readings,
               "change from alone", *readings, "runs", "start weights", "size", "device"]]
@@ -352,8 +521,21 @@ def forgetting_table(rows: "list[Row]") -> str:
     return markdown_table(lines)
 
 
-def matrix_table(rows: "list[Row]") -> str:
-    "The score matrix of every sequence: a row a stage."
+def matrix_table(
+    rows: "list[Row]",  # three lines for each sequence among them
+) -> str:  # markdown
+    """The score matrix of every sequence: one line per stage.
+
+    Parameters
+    ----------
+    rows : list[Row]
+        three lines for each sequence among them
+
+    Returns
+    -------
+    str
+        markdown
+    """
     lines = [["system", "after", *METRICS.values(), "seeds", "start weights", "size", "device"]]
     for row, _ in sequences(rows):
         for stage, scores in mean_matrix(row.cells).items():
@@ -368,8 +550,8 @@ of objects alone, and the answer there is the best class but background, as for 
 "background" ("-": the cell is older than this reading); AP and AP50 are COCO's. Boxes of ours
 ask the mask (settings `mask_score_weight` and `mask_box_weight` of the cell); a specialist's stand alone. `single` is three
 networks of ours, one
-a task, and its boxes ask the masks of its segmenter; its parameters, cost and time are those of all three together. Images
-shown: training views of all tasks, and after the plus the views of ten stored images a task that were replayed beside them;
+per task, and its boxes ask the masks of its segmenter; its parameters, cost and time are those of all three together. Images
+shown: training views of all tasks, and after the plus the views of ten stored images per task that were replayed beside them;
 `joint` mixes the tasks in every step, which does not come out even. Training time
 is that of the fastest seed: what else a machine does only adds to it, and it was not the same for all cells; ours reads a frozen
 trunk's outputs from memory where a view comes again, which specialists, whose backbone trains, cannot. AP of a strategy holds
@@ -381,18 +563,20 @@ comes from pycocotools' matches of each image, weighted by how often the image w
 
 # %% ../../nbs/compare/05_tables.ipynb #428a9d41
 def page_sections(
-    cells: list,
+    cells: "list[CellRecord]",  # of one campaign
     leader: str = "progressive_kd",  # the system that is held against the others
-    resamples: int = RESAMPLES,
+    resamples: int = RESAMPLES,  # drawn for each interval
 ) -> "list[tuple[str, str]]":  # title, text
     """Every table that the cells give.
 
     Parameters
     ----------
-    cells : list
+    cells : list[CellRecord]
+        of one campaign
     leader : str, default "progressive_kd"
         the system that is held against the others
     resamples : int, default RESAMPLES
+        drawn for each interval
 
     Returns
     -------
@@ -416,13 +600,18 @@ def page_sections(
     return parts
 
 # %% ../../nbs/compare/05_tables.ipynb #ccaf1f6e
-def render_page(cells: list, resamples: int = RESAMPLES) -> str:  # markdown
+def render_page(
+    cells: "list[CellRecord]",  # of one campaign
+    resamples: int = RESAMPLES,  # drawn for each interval
+) -> str:  # markdown
     """All tables with their notes. Raises InputError without cells.
 
     Parameters
     ----------
-    cells : list
+    cells : list[CellRecord]
+        of one campaign
     resamples : int, default RESAMPLES
+        drawn for each interval
 
     Returns
     -------
@@ -431,7 +620,7 @@ def render_page(cells: list, resamples: int = RESAMPLES) -> str:  # markdown
     """
     if not cells:
         raise InputError("no finished cell: there is nothing to compare yet.")
-    codes = sorted({c["code"] for c in cells})
+    codes = sorted({c.code for c in cells})
     mixed = [f"These cells were made by {len(codes)} versions of the code ({', '.join(codes)})."] * (len(codes) > 1)
     sections = [f"## {title}\n\n{text}" for title, text in page_sections(cells, resamples=resamples)]
     return "\n\n".join([NOTES_ON_TABLES, *mixed, *sections]) + "\n"
