@@ -40,8 +40,8 @@ class FrozenSteps(nn.Module):
 
 # %% ../../nbs/model/00_backbone.ipynb #162ce492
 class Backbone(FrozenSteps):
-    """Steps with taps. A subclass sets `title`, `steps`, `taps` and `channels` and gives `run_step`, `step_modules` and, where there
-    are ImageNet weights, `imagenet_state`; an entry in `BACKBONES` makes it known everywhere."""
+    """Steps with taps. A subclass sets `title`, `steps`, `taps` and `channels` and gives `run_step`, `step_modules` and, where
+    there are ImageNet weights, `imagenet_state`; an entry in `BACKBONES` makes it known everywhere."""
     title: str  # as people write it
     strides = (8, 16, 32)
     channels: tuple  # channels of the three taps
@@ -50,7 +50,7 @@ class Backbone(FrozenSteps):
 
     @staticmethod
     def imagenet_state() -> "tuple[dict, str]":  # tensors by name, and what is known of their hash
-        """A subclass downloads them, hash checked; OSError or RuntimeError: no network. Raises InputError: here there are none.
+        """A subclass downloads them; raises OSError or RuntimeError without a network. Here raises InputError: there are none.
 
         Returns
         -------
