@@ -1,4 +1,4 @@
-"""Distillation strategies by hand: the parts of LwF's loss, how the default's weight grows, and what is no strategy."""
+"""Distillation strategies by hand: the terms of LwF's loss, how the default's weight grows, and what is no strategy."""
 import math
 
 import pytest
@@ -13,7 +13,7 @@ from unified_onehead.learn.strategies import (
     STRATEGIES, LearningWithoutForgetting, ProgressiveKnowledgeDistillation, make_strategy)
 
 KL = 0.5 * math.log(0.5 * 3) + 2 * 0.25 * math.log(0.25 * 3)  # teacher (1/2, 1/4, 1/4), student (1/3, 1/3, 1/3)
-BOX = 2 * (1 - 1 / 4)  # a certain cell whose box has twice the teacher's sides: GIoU 1/4, and a box counts twice
+BOX = 2 * (1 - 1 / 4)  # a certain location whose box has twice the teacher's sides: GIoU 1/4, and a box counts twice
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +25,12 @@ def net():
 def outputs(temperature):
     "A student and a teacher that are KL apart in segmentation and classification at this temperature, and BOX in detection."
     logits = temperature * torch.tensor([[math.log(2), 0.0, 0.0]])
-    cell = torch.zeros(1, 6, 1, 1)
-    cell[:, 4] = 30.0  # both are certain that there is an object
-    wide = cell.clone()
+    location = torch.zeros(1, 6, 1, 1)
+    location[:, 4] = 30.0  # both are certain that there is an object
+    wide = location.clone()
     wide[:, :4] = math.log(2)
     flat = torch.zeros(1, 3)
-    return UnifiedOutput(wide, flat[:, :, None, None], flat), UnifiedOutput(cell, logits[:, :, None, None], logits)
+    return UnifiedOutput(wide, flat[:, :, None, None], flat), UnifiedOutput(location, logits[:, :, None, None], logits)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -40,8 +40,8 @@ def test_lwf_by_hand(net, seen, temperature):
     strategy.begin_stage(net, ("cls",), seen)
     expected = {"kd_seg": 2.5 * temperature**2 * KL, "kd_det": 2.5 * BOX}
     for progress in (0.0, 0.5, 1.0):
-        parts = strategy.extra_losses(net, *outputs(temperature), progress)
-        assert {name: part.item() for name, part in parts.items()} == pytest.approx(
+        terms = strategy.extra_losses(net, *outputs(temperature), progress)
+        assert {name: term.item() for name, term in terms.items()} == pytest.approx(
             {f"kd_{task}": expected[f"kd_{task}"] for task in seen}, rel=1e-4)
 
 
@@ -60,7 +60,8 @@ def test_lwf_asks_the_network_of_the_last_stage(net):
     before, layer = student.from_trunk(feats), student.head.layers[-1]
     old = layer.conv.bias.detach().clone()
     with torch.no_grad():
-        layer.conv.bias[layer.channels("seg")] += torch.tensor([math.log(2), 0.0, 0.0]).repeat_interleave(4)  # 4 cells a map cell
+        step = torch.tensor([math.log(2), 0.0, 0.0]).repeat_interleave(4)  # 2 x 2 locations each
+        layer.conv.bias[layer.channels("seg")] += step
     said, now = strategy.targets(feats), student.from_trunk(feats)
     with torch.no_grad():
         layer.conv.bias.copy_(old)
@@ -78,9 +79,9 @@ def test_progressive_distillation_by_hand(net, seen, progress, weight):
     cfg = replace_fields(Config(), kd=0.8, kd_growth=3.0, temperature=2.0, width=24)
     strategy = ProgressiveKnowledgeDistillation(cfg)
     strategy.begin_stage(net, ("cls",), seen)
-    parts = strategy.extra_losses(net, *outputs(2.0), progress)
+    terms = strategy.extra_losses(net, *outputs(2.0), progress)
     expected = {"kd_seg": weight * 2**2 * KL, "kd_det": weight * BOX}
-    assert {name: part.item() for name, part in parts.items()} == pytest.approx(
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
         {f"kd_{task}": expected[f"kd_{task}"] for task in seen}, rel=1e-4)
 
 

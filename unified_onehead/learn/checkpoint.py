@@ -43,7 +43,7 @@ def pick_device(
 def device_name(
     device: torch.device,  # any device of torch
 ) -> str:
-    """The device in words, to stand beside every figure.
+    """The device in words, to stand beside every figure: a GPU's name, or the number of threads.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def save_model(
     path: "str | Path",  # where the file shall be; its folder exists
     net: OneHead,  # in any state; its tensors are copied as they are
     cfg: Config,  # what it was made with
-    classes: "dict[str, list]",  # task -> names
+    classes: "dict[str, list]",  # task -> class names, as many as the network has outputs
     **more,  # further plain values, kept under their name
 ) -> None:
     """Write a self-describing checkpoint atomically. Raises InputError for a backbone that is not registered, OSError where the
@@ -81,13 +81,14 @@ def save_model(
     cfg : Config
         what it was made with
     classes : dict[str, list]
-        task -> names
+        task -> class names, as many as the network has outputs
     **more
         further plain values, kept under their name
     """
     name = next((k for k, kind in BACKBONES.items() if type(net.backbone) is kind), None)
     if name is None:
-        raise InputError(f"{type(net.backbone).__name__}: is not in BACKBONES, so no file could say what it is. Add an entry first.")
+        raise InputError(f"{type(net.backbone).__name__}: is not in BACKBONES, so no file could say what it is. "
+                         "Add an entry first.")
     state = {"format": FORMAT, "config": to_dict(cfg), "classes": classes, "backbone": name, "frozen": net.backbone.frozen,
              "versions": {"torch": str(torch.__version__)}, "state_dict": net.state_dict(), **more}
     buffer = io.BytesIO()
@@ -101,7 +102,7 @@ class NotReadableNow(InputError):
 
 def load_model(
     path: "str | Path",  # written by `save_model`
-    device="cpu",  # where the network shall be
+    device="cpu",  # a torch.device or its name: where the network shall be
 ) -> "tuple[OneHead, Config, dict, dict]":  # network in eval, configuration, class names, the whole file
     """Read a checkpoint. Raises InputError for files that are not ours or damaged, NotReadableNow where the disk refuses.
 
@@ -110,7 +111,7 @@ def load_model(
     path : str | Path
         written by `save_model`
     device : default "cpu"
-        where the network shall be
+        a torch.device or its name: where the network shall be
 
     Returns
     -------
@@ -135,8 +136,8 @@ def load_model(
     config = current_names(saved["config"])
     cfg = from_dict({**config, "run": {**BOXES_ALONE, **config["run"]}})
     if saved["backbone"] not in BACKBONES:
-        raise InputError(f"{path}: its backbone {saved['backbone']!r} is not one of {', '.join(BACKBONES)}. Import the module that "
-                         "adds it to BACKBONES first.")
+        raise InputError(f"{path}: its backbone {saved['backbone']!r} is not one of {', '.join(BACKBONES)}. Import the module "
+                         "that adds it to BACKBONES first.")
     backbone = BACKBONES[saved["backbone"]]()
     if saved["frozen"]:
         freeze(backbone, -1 if saved["frozen"] == backbone.steps else saved["frozen"] - 1)

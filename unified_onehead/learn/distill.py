@@ -126,19 +126,19 @@ def distance(
 
 # %% ../../nbs/learn/01_distill.ipynb #beb3ed6f
 class ReplayMemory:
-    """Indices of stored training images by task. Never holds more than its capacity. Raises InputError for more than ten.
+    """Indices of stored training images by task, never more than its capacity. Raises InputError for a capacity outside 0..10.
 
     Parameters
     ----------
     capacity : int
-        images kept of every task, 0..10
+        most images kept per task, 0..10
     """
 
     LIMIT = 10  # the assignment's
 
     def __init__(
         self,
-        capacity: int,  # images kept of every task, 0..10
+        capacity: int,  # most images kept per task, 0..10
     ):
         if not 0 <= capacity <= self.LIMIT:
             raise InputError(f"replay={capacity}: the assignment allows 0 to {self.LIMIT} stored images per task.")
@@ -180,22 +180,22 @@ class ReplayMemory:
 
     def draw(
         self,
-        count: int,  # how many
+        count: int,  # how many images, from any task
         generator: torch.Generator,  # decides which
-    ) -> "list[tuple[str, int]]":  # (task, index)
+    ) -> "list[tuple[str, int]]":  # (task, index) of each; empty while nothing is stored
         """Random stored images, tasks in turn.
 
         Parameters
         ----------
         count : int
-            how many
+            how many images, from any task
         generator : torch.Generator
             decides which
 
         Returns
         -------
         list[tuple[str, int]]
-            (task, index)
+            (task, index) of each; empty while nothing is stored
         """
         tasks = [t for t in TASKS if self.kept.get(t)]
         picks = []

@@ -22,7 +22,7 @@ def evaluate_task(
     task: Task,  # its prediction and its metric are used
     dataset: MiniDataset,  # validation images
     size: int,  # input side, pixels
-    device,  # where the network is
+    device,  # a torch.device or its name: where the network is
     batch_size: int = 10,  # images per forward pass
 ) -> object:  # the task's metric, fed with every image
     """Run a network over a task's images.
@@ -38,7 +38,7 @@ def evaluate_task(
     size : int
         input side, pixels
     device
-        where the network is
+        a torch.device or its name: where the network is
     batch_size : int, default 10
         images per forward pass
 

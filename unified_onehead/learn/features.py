@@ -116,8 +116,14 @@ class Feed:
         self.features = keep if net.backbone.frozen else None
         self.folded_trunk = folded_trunk(net.backbone) if self.features is not None else None
 
-    def epoch(self, steps: list):
-        "Yield (feats, targets, batch) for every step."
+    def epoch(self, steps: list):  # yields (feats, targets, batch) for every step
+        """Everything that the loop needs for the keys of an epoch, step by step.
+
+        Parameters
+        ----------
+        steps : list
+            yields (feats, targets, batch) for every step
+        """
         if self.features is not None:
             yield from map(self.from_memory, steps)
             return
@@ -128,8 +134,18 @@ class Feed:
             batch = batch.to(self.device)
             yield *self.run(batch.images), batch
 
-    def run(self, images: torch.Tensor) -> tuple:
-        "Trunk and teacher."
+    def run(self, images: torch.Tensor) -> tuple:  # feats, targets
+        """Trunk and teacher for B x 3 x S x S images, normalised.
+
+        Parameters
+        ----------
+        images : torch.Tensor
+
+        Returns
+        -------
+        tuple
+            feats, targets
+        """
         with self.autocast():
             feats = self.net.trunk(images)
             return feats, self.teacher(feats)

@@ -46,7 +46,7 @@ def make_accelerator(
     if cfg.run.threads:
         torch.set_num_threads(cfg.run.threads)
     precision = "no" if device.type == "cpu" and cfg.train.precision == "fp16" else cfg.train.precision
-    AcceleratorState._reset_state(True)  # accelerate keeps one state a process; a notebook may train with two settings
+    AcceleratorState._reset_state(True)  # accelerate keeps one state per process; a notebook may train with two settings
     return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
 
 # %% ../../nbs/learn/08_learner.ipynb #441dc161
@@ -82,14 +82,21 @@ def parameter_groups(
     return [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()]
 
 # %% ../../nbs/learn/08_learner.ipynb #a2c966e9
-def rate_factor(step: int, total: int, warmup: int) -> float:  # 0..1
+def rate_factor(
+    step: int,  # of the stage, from 0
+    total: int,  # steps of the stage
+    warmup: int,  # steps of the warm-up; at most a fifth of the stage
+) -> float:  # 0..1
     """Linear warm-up, then half a cosine down to 1 % of the peak.
 
     Parameters
     ----------
     step : int
+        of the stage, from 0
     total : int
+        steps of the stage
     warmup : int
+        steps of the warm-up; at most a fifth of the stage
 
     Returns
     -------

@@ -451,7 +451,8 @@ class DetectionMetric:
         scores: Tensor,  # [N] higher is surer
         labels: Tensor,  # [N] 0-based classes
     ) -> None:
-        """Add the detections of one image; empty tensors where nothing was found. Raises ValueError for a foreign image, or one twice.
+        """Add the detections of one image; empty tensors where nothing was found. Raises ValueError for an image that is not in
+        the records or was added before.
 
         Parameters
         ----------
@@ -614,7 +615,8 @@ def trivial_floors(
     seg_pixels: "Tensor | list | None" = None,  # [C_seg] scored pixels of each class, background first
     cls_images: "Tensor | list | None" = None,  # [C_cls] images of each class
 ) -> dict:  # metric -> floor
-    """Floors from the ground truth of the evaluated set, for example `confusion.sum(1)` of both metrics. Raises ValueError without any.
+    """Floors from the ground truth of the evaluated set, for example `confusion.sum(1)` of both metrics. Raises ValueError where
+    all counts are 0.
 
     Parameters
     ----------

@@ -21,11 +21,14 @@ from .distill import ReplayMemory, distance
 class _Carried:
     "What goes from stage to stage: the settings and the stored images."
 
-    def __init__(self, cfg: Config):
+    def __init__(
+        self,
+        cfg: Config,  # its distill.* is read
+    ):
         self.cfg, self.memory = cfg.distill, ReplayMemory(0)
 
-    def state(self) -> dict:
-        "What an interrupted run needs to go on after a stage: tensors and plain types."
+    def state(self) -> dict:  # name -> tensors and plain types
+        "What an interrupted run needs to go on after a stage."
         return {"memory": self.memory.kept}
 
     def load(self, state: dict) -> None:
@@ -34,7 +37,7 @@ class _Carried:
 
 # %% ../../nbs/learn/02_strategies.ipynb #830682f7
 class Strategy(_Carried):
-    "The interface: every hook does nothing, which is naive fine-tuning. Subclasses override what they need."
+    "The interface: no hook does more than store images, and without a capacity none. Subclasses override what they need."
 
     name = ""  # its key in `STRATEGIES`
     remedy: "str | None" = None  # which of the assignment's remedies it is; None: on no list, so that rule is not judged
@@ -67,8 +70,18 @@ class Strategy(_Carried):
             tasks of earlier stages
         """
 
-    def targets(self, feats: list) -> "UnifiedOutput | None":
-        "What a teacher says about a step's images. It depends on the images alone, so the loop may keep it for later epochs."
+    def targets(self, feats: list) -> "UnifiedOutput | None":  # feats: the trunk's output for a step's images
+        """What a teacher says about a step's images. It depends on the images alone, so the loop may keep it for later epochs.
+
+        Parameters
+        ----------
+        feats : list
+
+        Returns
+        -------
+        UnifiedOutput | None
+            feats: the trunk's output for a step's images
+        """
         return None
 
     def extra_losses(
@@ -77,8 +90,8 @@ class Strategy(_Carried):
         output: UnifiedOutput,  # of this step's images
         targets,  # what `targets` said of them; None without a teacher
         progress: float,  # of the stage, 0..1
-    ) -> "dict[str, torch.Tensor]":
-        """Further weighted loss terms of a step.
+    ) -> "dict[str, torch.Tensor]":  # name -> scalar, weighted
+        """Further terms of a step's loss.
 
         Parameters
         ----------
@@ -94,6 +107,7 @@ class Strategy(_Carried):
         Returns
         -------
         dict[str, torch.Tensor]
+            name -> scalar, weighted
         """
         return {}
 
@@ -126,14 +140,14 @@ class Strategy(_Carried):
         if self.memory.capacity:
             self.memory.store(task, class_sets, generator)
 
-# %% ../../nbs/learn/02_strategies.ipynb #0c5779b3
+# %% ../../nbs/learn/02_strategies.ipynb #4c966e40
 class Naive(Strategy):
     "One task after the other and nothing against forgetting: what the remedies are held against."
 
     name = "naive"
     remedy = "none"
 
-
+# %% ../../nbs/learn/02_strategies.ipynb #0c5779b3
 class Joint(Strategy):
     "All tasks in one stage."
 

@@ -34,7 +34,7 @@ class Task:
         pixels per location
     """
 
-    name: str
+    name: str  # seg | det | cls
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Task:
         self,
         output: UnifiedOutput,  # of the whole batch
         batch: Batch,  # may mix tasks
-    ) -> "dict[str, torch.Tensor]":
+    ) -> "dict[str, torch.Tensor]":  # name -> scalar
         """Named unweighted terms, from the batch's images of this task only; empty when it has none.
 
         Parameters
@@ -63,6 +63,7 @@ class Task:
         Returns
         -------
         dict[str, torch.Tensor]
+            name -> scalar
         """
         index = batch.of(self.name)
         return self.parts(output.take(index), batch, index) if len(index) else {}
@@ -385,7 +386,7 @@ def make_tasks(
     dict[str, Task]
         task -> record
     """
-    more = {"det": {"mask_classes": classes["seg"]}}
+    more = {"det": {"mask_classes": classes["seg"]}}  # what a task takes beyond the others
     return {name: kind(classes[name], cfg, stride, **more.get(name, {})) for name, kind in TASK_TYPES.items()}
 
 

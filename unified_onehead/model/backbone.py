@@ -40,8 +40,8 @@ class FrozenSteps(nn.Module):
 
 # %% ../../nbs/model/00_backbone.ipynb #162ce492
 class Backbone(FrozenSteps):
-    """Steps with taps. A subclass sets `title`, `steps`, `taps` and `channels` and gives `run_step` and `step_modules`; a line in
-    `BACKBONES` makes it known everywhere. Raises InputError where ImageNet weights are asked of one that has none."""
+    """Steps with taps. A subclass sets `title`, `steps`, `taps` and `channels` and gives `run_step`, `step_modules` and, where
+    there are ImageNet weights, `imagenet_state`; an entry in `BACKBONES` makes it known everywhere."""
     title: str  # as people write it
     strides = (8, 16, 32)
     channels: tuple  # channels of the three taps
@@ -50,7 +50,7 @@ class Backbone(FrozenSteps):
 
     @staticmethod
     def imagenet_state() -> "tuple[dict, str]":  # tensors by name, and what is known of their hash
-        """Download ImageNet weights, hash checked. Raises OSError, RuntimeError without a network, InputError where there are none.
+        """A subclass downloads them; raises OSError or RuntimeError without a network. Here raises InputError: there are none.
 
         Returns
         -------
@@ -61,27 +61,37 @@ class Backbone(FrozenSteps):
 
     def run_step(
         self,
-        index: int,  # which step, from 0
-        x: torch.Tensor,  # B x C x H x W, the output of the step before
-    ) -> torch.Tensor:  # B x C' x H' x W'
+        index: int,  # which step, 0..steps - 1
+        x: torch.Tensor,  # B x C x h x w, the output of the step before; for step 0 the images
+    ) -> torch.Tensor:  # B x C' x h' x w'
         """One step of the network.
 
         Parameters
         ----------
         index : int
-            which step, from 0
+            which step, 0..steps - 1
         x : torch.Tensor
-            B x C x H x W, the output of the step before
+            B x C x h x w, the output of the step before; for step 0 the images
 
         Returns
         -------
         torch.Tensor
-            B x C' x H' x W'
+            B x C' x h' x w'
         """
         raise NotImplementedError
 
-    def step_modules(self, index: int) -> list:
-        "The modules that a step trains."
+    def step_modules(self, index: int) -> list:  # of nn.Module
+        """The modules that a step trains.
+
+        Parameters
+        ----------
+        index : int
+
+        Returns
+        -------
+        list
+            of nn.Module
+        """
         raise NotImplementedError
 
     def _run(self, first: int, last: int, feats: list) -> list:
@@ -141,7 +151,8 @@ def freeze(
     backbone: Backbone,  # changed in place
     blocks: int,  # leading MBConv blocks to freeze, the stem with them; 0 freezes nothing; -1 the whole backbone
 ) -> Backbone:  # the same
-    """Freeze the stem and the first blocks, and fix the norm statistics of the whole backbone. Raises InputError for too many.
+    """Freeze the stem and the first blocks, and fix the norm statistics of the whole backbone. Raises InputError for more blocks
+    than there are.
 
     Parameters
     ----------
@@ -182,6 +193,30 @@ def freeze_norm(
     backbone.norm_frozen = True
     return backbone.train(backbone.training)
 
+# %% ../../nbs/model/00_backbone.ipynb #bb5b2d87
+def padded_convolution(
+    conv: nn.Conv2d,  # one of efficientnet_pytorch's; its own padding layer is left out
+    padding: int,  # pixels on every side
+) -> nn.Conv2d:  # torch's own, with the same parameters
+    """A convolution that pads by itself. Nothing is drawn at random for it.
+
+    Parameters
+    ----------
+    conv : nn.Conv2d
+        one of efficientnet_pytorch's; its own padding layer is left out
+    padding : int
+        pixels on every side
+
+    Returns
+    -------
+    nn.Conv2d
+        torch's own, with the same parameters
+    """
+    plain = nn.utils.skip_init(nn.Conv2d, conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
+                               padding=padding, groups=conv.groups, bias=conv.bias is not None)
+    plain.weight, plain.bias = conv.weight, conv.bias
+    return plain
+
 # %% ../../nbs/model/00_backbone.ipynb #c999de28
 IMAGENET = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/efficientnet-b0-355c32eb.pth"
 
@@ -200,12 +235,11 @@ class EfficientNetB0(Backbone):
         super().__init__()
         self.body = EfficientNet.from_name("efficientnet-b0")
         self.body._fc = nn.Identity()  # ImageNet's classifier is not part of a feature extractor
-        for module in self.body.modules():
-            if hasattr(module, "_swish"):
-                module._swish = nn.SiLU()
+        self.body.set_swish(memory_efficient=False)
+        for name, module in list(self.body.named_modules()):
             pad = getattr(getattr(module, "static_padding", None), "padding", None)
             if pad and len(set(pad)) == 1:  # symmetric; a stride of 2 pads one side more and keeps its own layer
-                module.padding, module.static_padding = (pad[0], pad[0]), nn.Identity()
+                self.body.set_submodule(name, padded_convolution(module, pad[0]))
 
     def run_step(self, index, x):
         if index == 0:
@@ -337,8 +371,10 @@ def read_state(
 def match_backbone(
     state: dict,  # tensors by name
     path: str,  # named in the message
+    first: str = "auto",  # a key of BACKBONES that is tried before the others: two entries may have the same tensors
 ) -> "tuple[str, dict]":  # backbone's name, and the tensors by our names
-    """Find the declared backbone that a state dict belongs to; a classifier in it does not matter. Raises InputError for none.
+    """Find the declared backbone that a state dict belongs to; a classifier in it does not matter. Raises InputError for weights
+    of another network.
 
     Parameters
     ----------
@@ -346,6 +382,8 @@ def match_backbone(
         tensors by name
     path : str
         named in the message
+    first : str, default "auto"
+        a key of BACKBONES that is tried before the others: two entries may have the same tensors
 
     Returns
     -------
@@ -353,7 +391,7 @@ def match_backbone(
         backbone's name, and the tensors by our names
     """
     reasons = []
-    for name, kind in BACKBONES.items():
+    for name, kind in sorted(BACKBONES.items(), key=lambda entry: entry[0] != first):
         template = kind().state_dict()
         own = {k.removeprefix("body."): k for k in template}
         ours = {}
@@ -394,9 +432,9 @@ def survived(
 
 # %% ../../nbs/model/00_backbone.ipynb #7b7cbcbb
 def build_backbone(
-    backbone: str = "auto",  # efficientnet_b0 | mobilenet_v2 | auto
+    backbone: str = "auto",  # a key of BACKBONES; auto: the one that the weights belong to, or efficientnet_b0
     weights: str = "none",  # imagenet | none | path
-    sha256: str = "",  # expected hash of a file
+    sha256: str = "",  # expected hash of a file, hexadecimal; empty accepts any
     frozen_blocks: "int | None" = None,  # frozen when pretrained, -1 the whole backbone; None: for random weights only
 ) -> "tuple[Backbone, dict, dict]":  # backbone, record {name, sha256, backbone}, loaded tensors
     """Make a backbone with its weights, frozen if they are pretrained. Raises InputError for names and files that do not fit,
@@ -405,11 +443,11 @@ def build_backbone(
     Parameters
     ----------
     backbone : str, default "auto"
-        efficientnet_b0 | mobilenet_v2 | auto
+        a key of BACKBONES; auto: the one that the weights belong to, or efficientnet_b0
     weights : str, default "none"
         imagenet | none | path
     sha256 : str, default ""
-        expected hash of a file
+        expected hash of a file, hexadecimal; empty accepts any
     frozen_blocks : int | None, default None
         frozen when pretrained, -1 the whole backbone; None: for random weights only
 
@@ -427,7 +465,7 @@ def build_backbone(
         name, state, found = load_imagenet("efficientnet_b0" if backbone == "auto" else backbone)
     elif weights != "none":
         raw, found = read_state(weights, sha256)
-        name, state = match_backbone(raw, weights)
+        name, state = match_backbone(raw, weights, backbone)
         if backbone not in ("auto", name):
             raise InputError(f"weights {weights}: belong to {name}, but backbone={backbone} was asked for.")
     net = BACKBONES["efficientnet_b0" if name == "auto" else name]()
@@ -445,7 +483,7 @@ def build_backbone(
 def load_imagenet(
     name: str,  # a key of BACKBONES
 ) -> "tuple[str, dict, str]":  # name, tensors by our names, hash prefix from the file's name
-    """ImageNet weights from the packages' own hosts, hash checked; needs a network once. Raises InputError without.
+    """ImageNet weights from where the class says, hash checked; needs a network once. Raises InputError without.
 
     Parameters
     ----------
@@ -462,4 +500,4 @@ def load_imagenet(
     except (OSError, RuntimeError) as error:
         raise InputError(f"weights imagenet: cannot be downloaded ({error}). Connect to the internet, or give a file with "
                          "--weights FILE, or start from random weights with --weights none.") from error
-    return *match_backbone(raw, "imagenet"), found
+    return *match_backbone(raw, "imagenet", name), found

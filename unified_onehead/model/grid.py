@@ -21,7 +21,7 @@ def grid_points(
     height: int,  # locations
     width: int,  # locations
     stride: int,  # pixels per location
-    device=None,  # where the points shall be; None: the CPU
+    device=None,  # a torch.device or its name; None: torch's default, the CPU
 ) -> torch.Tensor:  # float32 P x 2: x, y in pixels, rows first
     """Centres of the locations.
 
@@ -34,7 +34,7 @@ def grid_points(
     stride : int
         pixels per location
     device : default None
-        where the points shall be; None: the CPU
+        a torch.device or its name; None: torch's default, the CPU
 
     Returns
     -------
@@ -164,7 +164,7 @@ def assign(
     boxes: torch.Tensor,  # N x 4 ground truth
     crowd: torch.Tensor,  # bool N: ignored boxes
     stride: int,  # pixels per location
-    topk: int = 9,  # positives a box
+    topk: int = 9,  # most positives per box
     share: float = 0.5,  # the middle of a box, as a share of its sides
 ) -> Assignment:
     """Centre sampling for one image.
@@ -180,7 +180,7 @@ def assign(
     stride : int
         pixels per location
     topk : int, default 9
-        positives a box
+        most positives per box
     share : float, default 0.5
         the middle of a box, as a share of its sides
 
@@ -227,7 +227,7 @@ def split_detection(
     detection: torch.Tensor,  # B x (5 + C_det) x h x w
     stride: int,  # pixels per location
 ) -> "tuple[torch.Tensor, ...]":  # points P x 2, boxes B x P x 4, confidence logits B x P, class logits B x P x C_det
-    """The parts of the detection map, location by location.
+    """The detection map location by location, taken apart into boxes, confidence and classes.
 
     Parameters
     ----------
@@ -266,13 +266,13 @@ def joint_scores(confidence: torch.Tensor, classes: torch.Tensor) -> torch.Tenso
 def decode_detection(
     detection: torch.Tensor,  # B x (5 + C_det) x h x w
     stride: int,  # pixels per location
-    threshold: float = 0.02,  # lowest score kept, before the mask is asked
-    iou: float = 0.5,  # suppression threshold
+    threshold: float = 0.02,  # lowest score kept, 0..1, before masks refine it
+    iou: float = 0.5,  # suppression threshold, 0..1
     pre_nms: int = 500,  # candidates per image before suppression
     keep: int = 100,  # detections per image afterwards, COCO's limit
-    masks: "torch.Tensor | None" = None,  # B x C_seg x h x w logits of the same images; None: no second opinion
+    masks: "torch.Tensor | None" = None,  # B x C_seg x h x w logits of the same images; None: boxes alone
     same: "list[int]" = (),  # the mask's class for each class of detection or -1, see `match_class_names`
-    mask_score_weight: float = 0.5,  # weight of the mask's opinion in the score, 0..1
+    mask_score_weight: float = 0.5,  # weight of the soft IoU of box and mask in the score, 0..1
     mask_box_weight: float = 1.0,  # how far boxes move to the mask's outline and part, as a share of soft IoU and overlap
 ) -> list:  # B Detections
     """Boxes in input pixels, scores and labels of each image. Raises ValueError when `same` does not name every class.
@@ -284,19 +284,19 @@ def decode_detection(
     stride : int
         pixels per location
     threshold : float, default 0.02
-        lowest score kept, before the mask is asked
+        lowest score kept, 0..1, before masks refine it
     iou : float, default 0.5
-        suppression threshold
+        suppression threshold, 0..1
     pre_nms : int, default 500
         candidates per image before suppression
     keep : int, default 100
         detections per image afterwards, COCO's limit
     masks : torch.Tensor | None, default None
-        B x C_seg x h x w logits of the same images; None: no second opinion
+        B x C_seg x h x w logits of the same images; None: boxes alone
     same : list[int], default ()
         the mask's class for each class of detection or -1, see `match_class_names`
     mask_score_weight : float, default 0.5
-        weight of the mask's opinion in the score, 0..1
+        weight of the soft IoU of box and mask in the score, 0..1
     mask_box_weight : float, default 1.0
         how far boxes move to the mask's outline and part, as a share of soft IoU and overlap
 

@@ -17,11 +17,6 @@ from torch.nn import functional as F
 from ..core.config import Config
 from .backbone import Backbone, build_backbone, survived
 
-# %% ../../nbs/model/01_net.ipynb #4afc2c1d
-def group_norm(channels: int) -> nn.GroupNorm:
-    "Group norm with 8 channels per group."
-    return nn.GroupNorm(max(1, channels // 8), channels)
-
 # %% ../../nbs/model/01_net.ipynb #7561689d
 def channel_entries(
     module: nn.Module,  # a convolution, a linear map or a norm
@@ -54,9 +49,14 @@ def channel_entries(
             mask[(rows, inputs)[:min(p.ndim, 2)]] = True
     return masks
 
+# %% ../../nbs/model/01_net.ipynb #4afc2c1d
+def group_norm(channels: int) -> nn.GroupNorm:
+    "Group norm with 8 channels per group."
+    return nn.GroupNorm(max(1, channels // 8), channels)
+
 # %% ../../nbs/model/01_net.ipynb #54966347
 class DynamicFeatureFusion(nn.Module):
-    """The neck: one lateral convolution a stride, all brought to one stride, a sum with learned weights that add up to 1.
+    """The neck: one lateral convolution per stride, all brought to one stride, a sum with learned weights that add up to 1.
 
     Parameters
     ----------
@@ -281,14 +281,14 @@ class UnifiedOutputLayer(nn.Module):
     counts : dict
         task -> number of classes; "seg" counts the background
     fine : int, default 2
-        detection and segmentation have this many locations per side in each location of the map
+        detection and segmentation have this many locations per side of each location of the map
     """
 
     def __init__(
         self,
         width: int,  # channels of the hidden map
         counts: dict,  # task -> number of classes; "seg" counts the background
-        fine: int = 2,  # detection and segmentation have this many locations per side in each location of the map
+        fine: int = 2,  # detection and segmentation have this many locations per side of each location of the map
     ):
         super().__init__()
         self.fine, self.sizes = fine, (fine**2 * (5 + counts["det"]), fine**2 * counts["seg"], counts["cls"])
@@ -429,9 +429,9 @@ class OneHead(nn.Module):
     backbone : Backbone
         with declared strides and channels
     counts : dict
-        task -> number of classes
+        task -> number of classes; "seg" counts the background
     width : int, default 288
-        channels of neck and head
+        channels of neck and head, a multiple of 8
     stride : int, default 16
         of the fused map, pixels per location: 8 or 16
     """
@@ -439,8 +439,8 @@ class OneHead(nn.Module):
     def __init__(
         self,
         backbone: Backbone,  # with declared strides and channels
-        counts: dict,  # task -> number of classes
-        width: int = 288,  # channels of neck and head
+        counts: dict,  # task -> number of classes; "seg" counts the background
+        width: int = 288,  # channels of neck and head, a multiple of 8
         stride: int = 16,  # of the fused map, pixels per location: 8 or 16
     ):
         super().__init__()
@@ -468,15 +468,29 @@ class OneHead(nn.Module):
         dict[str, torch.Tensor]
             parameter name -> bool, the parameter's shape
         """
-        parts = {"neck": self.neck, **{f"head.layers.{k}": layer for k, layer in enumerate(self.head.layers)}}
-        for name, part in parts.items():
-            if not hasattr(part, "owned"):
-                raise TypeError(f"{name}: {type(part).__name__} has no method owned(task, block); it says which entries of its "
-                                "parameters belong to a task, see the page of the network.")
-        return {f"{name}.{key}": mask for name, part in parts.items() for key, mask in part.owned(task, block).items()}
+        layers, found = {"neck": self.neck, **{f"head.layers.{k}": layer for k, layer in enumerate(self.head.layers)}}, {}
+        for name, layer in layers.items():
+            masks = layer.owned(task, block) if hasattr(layer, "owned") else None
+            missing = [key for key, _ in layer.named_parameters() if key not in (masks or {})]
+            if masks is None or missing:
+                raise TypeError(f"{name}: {type(layer).__name__} needs a method owned(task, block) that returns, for each of its "
+                                "parameters by name, a bool tensor of the parameter's shape, True where the entry belongs to "
+                                f"the task; `channel_entries` makes it. Missing: {', '.join(missing) or 'the method'}.")
+            found.update({f"{name}.{key}": mask for key, mask in masks.items()})
+        return found
 
-    def trunk(self, images: torch.Tensor) -> list:
-        "The frozen blocks; B x 3 x S x S images, S a multiple of 32. Raises ValueError for other sizes."
+    def trunk(self, images: torch.Tensor) -> list:  # what `Backbone.trunk` gives
+        """The frozen blocks; images are B x 3 x H x W, normalised, H and W multiples of 32. Raises ValueError for other sizes.
+
+        Parameters
+        ----------
+        images : torch.Tensor
+
+        Returns
+        -------
+        list
+            what `Backbone.trunk` gives
+        """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 32 or images.shape[3] % 32:
             raise ValueError(f"images must be B x 3 x H x W with H and W multiples of 32, got {tuple(images.shape)}")
         return self.backbone.trunk(images)
@@ -492,7 +506,7 @@ class OneHead(nn.Module):
 # %% ../../nbs/model/01_net.ipynb #64c59e67
 def build_network(
     cfg: Config,  # net.* is read
-    counts: dict,  # task -> number of classes
+    counts: dict,  # task -> number of classes; "seg" counts the background
 ) -> "tuple[OneHead, dict]":  # the network, and the record {name, sha256, backbone, survived}
     """Make the network with its start weights and prove that these survived construction.
 
@@ -501,7 +515,7 @@ def build_network(
     cfg : Config
         net.* is read
     counts : dict
-        task -> number of classes
+        task -> number of classes; "seg" counts the background
 
     Returns
     -------
