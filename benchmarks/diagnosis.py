@@ -85,8 +85,7 @@ class PlainDetectionTask(DetectionTask):
 def no_normalisation(learner: Learner) -> None:
     "Detection's loss is plain, averaged over all locations, and ignores none of them."
     task = learner.tasks["det"]
-    learner.tasks["det"] = plain = PlainDetectionTask(task.classes, task.cfg, task.stride)
-    plain.masks = task.masks
+    learner.tasks["det"] = PlainDetectionTask(task.classes, task.cfg, task.stride, task.masks)
 
 
 @torch.no_grad()

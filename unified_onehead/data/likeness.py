@@ -104,7 +104,8 @@ def find_leaks(
     for record in train:
         twins = by_size.get(Path(record.path).stat().st_size, [])
         same_name = by_name.get(Path(record.path).name, [])
-        if (twins and file_sha256(record.path) in map(file_sha256, twins)) or any(same_look(record.path, path) for path in same_name):
+        same_bytes = twins and file_sha256(record.path) in map(file_sha256, twins)
+        if same_bytes or any(same_look(record.path, path) for path in same_name):
             leaks.append(record)
     return leaks
 
