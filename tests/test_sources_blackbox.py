@@ -15,7 +15,8 @@ from unified_onehead.core.config import TASKS
 from unified_onehead.data.records import load_sample
 from unified_onehead.data.sources import read_minis
 from unified_onehead.data.check import check_minis
-from unified_onehead.data.synthetic import SYNTHETIC_DET, make_synthetic
+from unified_onehead.data.synthetic import make_synthetic
+from unified_onehead.data.pictures import SYNTHETIC_DET
 
 
 @pytest.fixture(scope="session")

@@ -170,11 +170,19 @@ def literal(text: str) -> str:
     return '"""' + text.replace("\\", "\\\\").replace('"""', r'\"\"\"') + '"""'
 
 
+def public(tree: ast.Module) -> "set[str] | None":
+    "The names in a module's `__all__`; None where it has none."
+    lists = [node.value for node in tree.body if isinstance(node, ast.Assign)
+             and any(getattr(target, "id", "") == "__all__" for target in node.targets)]
+    return {name for value in lists for name in ast.literal_eval(value)} if lists else None
+
+
 def documentable(tree: ast.Module) -> list[tuple]:
     "The public functions, classes and methods of a module; with each, whether it is a method."
-    found = []
+    found, names = [], public(tree)
     for node in tree.body:
-        if isinstance(node, (*Function, ast.ClassDef)) and not node.name.startswith("_"):
+        shown = isinstance(node, (*Function, ast.ClassDef)) and not node.name.startswith("_")
+        if shown and (names is None or node.name in names):
             found.append((node, False))
             inside = node.body if isinstance(node, ast.ClassDef) else []
             found += [(n, True) for n in inside if isinstance(n, Function) and (n.name[0] != "_" or n.name == "__call__")]

@@ -57,18 +57,7 @@ def run_config(
 def parse_tasks(
     text: str,  # "all", or names joined by commas
 ) -> tuple[str, ...]:  # task names in the assignment's order
-    """Read `--tasks`; a name that is no task is refused with the names that are.
-
-    Parameters
-    ----------
-    text : str
-        "all", or names joined by commas
-
-    Returns
-    -------
-    tuple[str, ...]
-        task names in the assignment's order
-    """
+    "Read `--tasks`; a name that is no task is refused with the names that are."
     names = [part.strip() for part in text.split(",") if part.strip()]
     wrong = [name for name in names if name not in (*TASKS, "all")]
     if wrong or not names:
@@ -77,17 +66,7 @@ def parse_tasks(
 
 # %% ../nbs/cli.ipynb #90067022
 def do_run(args: argparse.Namespace) -> int:  # exit code
-    """The whole assignment: three stages, evaluation after each, the report and the verdict.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    int
-        exit code
-    """
+    "The whole assignment: three stages, evaluation after each, the report and the verdict."
     cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights, strategy=args.strategy,
                      seed=args.seed, device=args.device)
     from unified_onehead.run.stages import run_assignment
@@ -112,18 +91,7 @@ def first_line(thing) -> str:
 def entry_lines(
     registry: dict,  # name -> class, as STRATEGIES and BACKBONES are
 ) -> list[str]:  # one line per entry
-    """Names, each with its class's first line.
-
-    Parameters
-    ----------
-    registry : dict
-        name -> class, as STRATEGIES and BACKBONES are
-
-    Returns
-    -------
-    list[str]
-        one line per entry
-    """
+    "Names, each with its class's first line."
     return [f"  {name:16} {first_line(kind)}".rstrip() for name, kind in registry.items()]
 
 # %% ../nbs/cli.ipynb #6fbc2352
@@ -178,34 +146,13 @@ SCORES = {"AP": "mAP", "AP50": "AP50", "mIoU": "mIoU", "Top1": "Top-1"}  # resul
 def format_scores(
     scores: dict,  # result key -> value in 0..1, or None where nothing could be measured
 ) -> str:  # one line per score
-    """The table that `eval` prints: only the scores that were asked for, in a fixed order.
-
-    Parameters
-    ----------
-    scores : dict
-        result key -> value in 0..1, or None where nothing could be measured
-
-    Returns
-    -------
-    str
-        one line per score
-    """
+    "The table that `eval` prints: only the scores that were asked for, in a fixed order."
     shown = {title: scores[key] for key, title in SCORES.items() if key in scores}
     return "\n".join(f"{title:6}" + ("not measured" if v is None else f"{v:.4f}") for title, v in shown.items())
 
 
 def do_eval(args: argparse.Namespace) -> int:  # exit code
-    """Measure a trained model on the val images of a data root: mAP (COCO AP), AP50, mIoU and Top-1, all in 0..1.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    int
-        exit code
-    """
+    "Measure a trained model on the val images of a data root: mAP (COCO AP), AP50, mIoU and Top-1, all in 0..1."
     tasks = parse_tasks(args.tasks)
     with contextlib.redirect_stdout(sys.stderr):
         from unified_onehead.run.predict import evaluate
@@ -228,17 +175,7 @@ def add_eval(commands) -> None:
 
 # %% ../nbs/cli.ipynb #6993ed43
 def do_check(args: argparse.Namespace) -> int:  # exit code: 1 when training would go wrong
-    """Look at every file of the three minis: counts, leaks, broken files, boxes outside their image, hashes of the manifest.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    int
-        exit code: 1 when training would go wrong
-    """
+    "Look at every file of the three minis: counts, leaks, broken files, boxes outside their image, hashes of the manifest."
     with contextlib.redirect_stdout(sys.stderr):
         from unified_onehead.data.prepare import against_manifest
         from unified_onehead.data.check import check_minis
@@ -251,17 +188,7 @@ def do_check(args: argparse.Namespace) -> int:  # exit code: 1 when training wou
 
 
 def do_synthetic(args: argparse.Namespace) -> int:  # exit code
-    """Write the synthetic minis: three small datasets, made in seconds from a seed, in the layouts of the real ones.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    int
-        exit code
-    """
+    "Write the synthetic minis: three small datasets, made in seconds from a seed, in the layouts of the real ones."
     from unified_onehead.data.synthetic import make_synthetic
     folder = make_synthetic(args.out, seed=args.seed, n_train=args.train, n_val=args.val, side=args.side,
                             overwrite=args.overwrite)
@@ -275,17 +202,7 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 def do_get(args: argparse.Namespace) -> int:  # exit code
-    """Get the three minis into a local folder: what is there already, --url, the official archives, in this order.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    int
-        exit code
-    """
+    "Get the three minis into a local folder: what is there already, --url, the official archives, in this order."
     from unified_onehead.fetch.get import get_data
     say = functools.partial(print, flush=True)  # a pipe shows each line when it is said
     folder = get_data(args.to, args.source, tuple(args.url), args.drive, args.max_side, class_names(args.classes), say=say)
@@ -294,17 +211,7 @@ def do_get(args: argparse.Namespace) -> int:  # exit code
 
 
 def do_prepare(args: argparse.Namespace) -> int:  # exit code
-    """Write a clean copy of readable minis: one layout, one numbering, no image twice, scaled, with hashes and a data card.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    int
-        exit code
-    """
+    "Write a clean copy of readable minis: one layout, one numbering, no image twice, scaled, with hashes and a data card."
     from unified_onehead.data.prepare import CARD, prepare, read_manifest
     folder = prepare(args.src, args.dst, args.max_side, class_names(args.classes))
     manifest = read_manifest(folder)
@@ -317,17 +224,7 @@ def do_prepare(args: argparse.Namespace) -> int:  # exit code
 
 
 def do_show(args: argparse.Namespace) -> int:  # exit code
-    """Draw labelled training images of every task and the class histogram into a picture.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    int
-        exit code
-    """
+    "Draw labelled training images of every task and the class histogram into a picture."
     import matplotlib
     matplotlib.use("Agg")  # a terminal has no window
     from unified_onehead.data.prepare import show_minis
@@ -424,17 +321,7 @@ def parse_seeds(
 
 # %% ../nbs/cli.ipynb #be4224f0
 def do_compare(args: argparse.Namespace) -> int:  # exit code
-    """Train strategies x seeds and write a table and figures; a finished one is not run again, an interrupted one begins anew.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-
-    Returns
-    -------
-    int
-        exit code
-    """
+    "Train strategies x seeds and write a table and figures; a finished one is not run again, an interrupted one begins anew."
     cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights, device=args.device)
     seeds, names = parse_seeds(args.seeds), [part.strip() for part in args.strategies.split(",") if part.strip()]
     from unified_onehead.compare.experiment import SYSTEMS

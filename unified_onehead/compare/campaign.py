@@ -52,24 +52,7 @@ def comparison_cells(
     seeds: "list[int]",  # different, 0 or more
     folds: bool = False,  # cross-validation in place of the data's own val
 ) -> "list[Cell]":  # seed by seed, so that a stopped campaign can be compared
-    """All cells of a comparison. Raises InputError for names that are none.
-
-    Parameters
-    ----------
-    cfg : Config
-        its seed and strategy are replaced
-    systems : list[str]
-        of SYSTEMS
-    seeds : list[int]
-        different, 0 or more
-    folds : bool, default False
-        cross-validation in place of the data's own val
-
-    Returns
-    -------
-    list[Cell]
-        seed by seed, so that a stopped campaign can be compared
-    """
+    "All cells of a comparison. Raises InputError for names that are none."
     wrong = [s for s in systems if s not in SYSTEMS]
     if wrong or not systems:
         raise InputError(f"strategies {', '.join(wrong) or '(none)'}: choose from {', '.join(SYSTEMS)}, or write all.")
@@ -83,15 +66,7 @@ def check_folder(
     cells: "list[Cell]",  # about to run
     out: "str | Path",  # folder of finished cells
 ) -> None:
-    """Raises InputError before anything trains where a cell could not share its row, or its table, with what is there.
-
-    Parameters
-    ----------
-    cells : list[Cell]
-        about to run
-    out : str | Path
-        folder of finished cells
-    """
+    "Raises InputError before anything trains where a cell could not share its row, or its table, with what is there."
     def new(cell):
         return {"system": cell.system, "seed": cell.cfg.run.seed, "fold": cell.fold, "config": shown_config(settled(cell))}
 
@@ -107,15 +82,7 @@ def draw_cells(
     cells: "list[CellRecord]",  # of one campaign
     folder: Path,  # where the figures go
 ) -> None:
-    """All figures of a folder of cells.
-
-    Parameters
-    ----------
-    cells : list[CellRecord]
-        of one campaign
-    folder : Path
-        where the figures go
-    """
+    "All figures of a folder of cells."
     figures = {}
     rows = rows_of(cells) or rows_of(cells, folds=True)
     if sequences(rows_of(cells)):

@@ -135,22 +135,7 @@ def facts(
     weights: dict,  # record of the start weights
     seconds: "dict[str, float]",  # stage -> training time
 ) -> dict:  # see the table above
-    """What a runner reports beside scores.
-
-    Parameters
-    ----------
-    learners : list[Learner]
-        one per network, trained
-    weights : dict
-        record of the start weights
-    seconds : dict[str, float]
-        stage -> training time
-
-    Returns
-    -------
-    dict
-        see the table above
-    """
+    "What a runner reports beside scores."
     nets, size = [learner.net for learner in learners], learners[0].cfg.data.size
     shown, replayed = (dict(sum(counts, Counter())) for counts in (
         [learner.presented for learner in learners], [learner.replayed for learner in learners]))
@@ -213,28 +198,7 @@ def run_single(
     store: "dict | None" = None,  # trunk outputs that several cells share, see `shared_views`
     keep: "Path | None" = None,  # a folder: the networks stay there as seg.pt, det.pt, cls.pt
 ) -> dict:  # see the table above
-    """Three networks of ours, one per task; the detector's boxes ask the segmenter's masks.
-
-    Parameters
-    ----------
-    cfg : Config
-        settled
-    minis : Minis
-        what to train and validate on
-    say : default print
-        called with one line of text per network
-    show : default None
-        not called: no one learner holds all tasks
-    store : dict | None, default None
-        trunk outputs that several cells share, see `shared_views`
-    keep : Path | None, default None
-        a folder: the networks stay there as seg.pt, det.pt, cls.pt
-
-    Returns
-    -------
-    dict
-        see the table above
-    """
+    "Three networks of ours, one per task; the detector's boxes ask the segmenter's masks."
     learners, evidence, seconds, kept_views = {}, {}, {}, len(store or {})
     for task in TASKS:
         learner, weights = make_learner(replace_fields(cfg, strategy="naive"), minis, store)
@@ -273,18 +237,7 @@ RUNNERS = Runners()
 def code_digest(
     folder: Path = Path(unified_onehead.__file__).parent,  # of the package
 ) -> str:  # 12 hex digits
-    """A short hash of the package's modules, their paths and bytes: cells of one digest were made by one code.
-
-    Parameters
-    ----------
-    folder : Path, default Path(unified_onehead.__file__).parent
-        of the package
-
-    Returns
-    -------
-    str
-        12 hex digits
-    """
+    "A short hash of the package's modules, their paths and bytes: cells of one digest were made by one code."
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes())
@@ -328,19 +281,7 @@ def cell_record(
     cell: Cell,  # as asked for
     made: dict,  # a runner's report, and `data`, the digest of what it was trained on
 ) -> CellRecord:
-    """Everything about a finished cell.
-
-    Parameters
-    ----------
-    cell : Cell
-        as asked for
-    made : dict
-        a runner's report, and `data`, the digest of what it was trained on
-
-    Returns
-    -------
-    CellRecord
-    """
+    "Everything about a finished cell."
     evidence, cfg, weights = made["evidence"], settled(cell), made["weights"]
     metrics = {s: None for s in SCORES} | {s: None if v is None else round(v, 6) for s, v in scores_of(evidence).items()}
     return CellRecord(
@@ -356,18 +297,7 @@ def cell_record(
 def cell_text(
     record: CellRecord,  # finished
 ) -> str:  # what the file holds
-    """The record as JSON: evidence on one line per task, everything else indented.
-
-    Parameters
-    ----------
-    record : CellRecord
-        finished
-
-    Returns
-    -------
-    str
-        what the file holds
-    """
+    "The record as JSON: evidence on one line per task, everything else indented."
     head = json.dumps({k: v for k, v in record.items() if k != "evidence"}, indent=1, allow_nan=False)
     lines = [f"  {json.dumps(t)}: {json.dumps(e, separators=(',', ':'))}" for t, e in record.evidence.items()]
     return head[:-2] + ',\n "evidence": {\n' + ",\n".join(lines) + "\n }\n}\n"
@@ -421,21 +351,7 @@ def finished(
     cell: Cell,  # as asked for
     minis: "Minis | None" = None,  # its data; None: data are not compared
 ) -> bool:
-    """Whether the cell is there. Raises InputError for a cell of other settings, start weights or data.
-
-    Parameters
-    ----------
-    path : Path
-        where the cell would be
-    cell : Cell
-        as asked for
-    minis : Minis | None, default None
-        its data; None: data are not compared
-
-    Returns
-    -------
-    bool
-    """
+    "Whether the cell is there. Raises InputError for a cell of other settings, start weights or data."
     if not path.is_file():
         return False
     changed = differences(read_cell(path), settled(cell), minis)
@@ -515,18 +431,7 @@ def run_cell(
 def registered(
     cells: "list[Cell]",  # about to run in other processes
 ) -> "dict[str, type]":  # name -> strategy, of those that the cells use
-    """Strategies that another process has to know. Raises InputError for one that it could not import.
-
-    Parameters
-    ----------
-    cells : list[Cell]
-        about to run in other processes
-
-    Returns
-    -------
-    dict[str, type]
-        name -> strategy, of those that the cells use
-    """
+    "Strategies that another process has to know. Raises InputError for one that it could not import."
     used = {c.system: STRATEGIES[c.system] for c in cells if c.system in STRATEGIES}
     for name, kind in used.items():
         if kind.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):

@@ -37,13 +37,7 @@ class SegmentationNotes(SegmentationMetric):
         self.objects.append(count_confusion(pred[1], objects, len(self.names), self.ignore))
 
     def evidence(self) -> dict:  # seen, objects: per image [target, predicted, pixels, target, predicted, pixels, ...]
-        """The pairs of classes that occur.
-
-        Returns
-        -------
-        dict
-            seen, objects: per image [target, predicted, pixels, target, predicted, pixels, ...]
-        """
+        "The pairs of classes that occur."
         return {key: [[int(v) for t, p in m.nonzero().tolist() for v in (t, p, m[t, p])] for m in maps]
                 for key, maps in (("seen", self.images), ("objects", self.objects))}
 
@@ -51,18 +45,7 @@ class SegmentationNotes(SegmentationMetric):
 def two_answers(
     logits: torch.Tensor,  # C x H x W
 ) -> torch.Tensor:  # 2 x H x W class ids
-    """The best class, and the best one but background, which is class 0.
-
-    Parameters
-    ----------
-    logits : torch.Tensor
-        C x H x W
-
-    Returns
-    -------
-    torch.Tensor
-        2 x H x W class ids
-    """
+    "The best class, and the best one but background, which is class 0."
     return torch.stack([logits.argmax(0), logits[1:].argmax(0) + 1])
 
 
@@ -78,13 +61,7 @@ class ClassificationNotes(ClassificationMetric):
         self.images += [[int(t), int(p)] for t, p in zip(target, logits.argmax(1))]
 
     def evidence(self) -> dict:  # seen: per image [true class, predicted class]
-        """True and predicted classes.
-
-        Returns
-        -------
-        dict
-            seen: per image [true class, predicted class]
-        """
+        "True and predicted classes."
         return {"seen": self.images}
 
 # %% ../../nbs/compare/03_evidence.ipynb #7409264e
@@ -92,13 +69,7 @@ class DetectionNotes(DetectionMetric):
     "COCO AP that gives away what each detection hit."
 
     def evidence(self) -> dict:  # seen: per class {objects, image, score, hit, skip}
-        """Boxes to find in each image; image, score and ten bits (IoU .50 first) of every detection.
-
-        Returns
-        -------
-        dict
-            seen: per class {objects, image, score, hit, skip}
-        """
+        "Boxes to find in each image; image, score and ten bits (IoU .50 first) of every detection."
         self.compute()
         found, order = self.done.evalImgs, self.done.params.imgIds  # classes, then areas ("all" first), then images
         areas, classes = len(self.done.params.areaRng), []

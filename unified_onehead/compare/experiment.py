@@ -114,18 +114,7 @@ class FileRecord(Mapping):
         cls,
         plain: dict,  # what the file holds; keys of no field are left out
     ) -> "CellRecord":  # its settings under today's names
-        """The record of a file. Raises InputError for keys that it lacks.
-
-        Parameters
-        ----------
-        plain : dict
-            what the file holds; keys of no field are left out
-
-        Returns
-        -------
-        CellRecord
-            its settings under today's names
-        """
+        "The record of a file. Raises InputError for keys that it lacks."
         if lacks := [k for k in NEEDED if not isinstance(plain, Mapping) or k not in plain]:
             raise InputError(f"is no finished cell, it lacks {', '.join(lacks)}. Only cells belong into this folder.")
         known = {f.name: plain[f.name] for f in fields(cls) if f.name in plain}
@@ -298,22 +287,7 @@ def unlike(
     systems: bool = False,  # of two systems, so each may have its own recipe
 ) -> "list[str]":  # "lr: 0.001 and 0.002"
     """Settings, start weights and data in which two cells differ. Seeds of one system must share everything but the seed;
-    of two `systems` each may have its own recipe, but data, size and schedule are the same or the two are not compared.
-
-    Parameters
-    ----------
-    a : Mapping
-        a finished cell, or what would become one
-    b : Mapping
-        another
-    systems : bool, default False
-        of two systems, so each may have its own recipe
-
-    Returns
-    -------
-    list[str]
-        "lr: 0.001 and 0.002"
-    """
+    of two `systems` each may have its own recipe, but data, size and schedule are the same or the two are not compared."""
     one, other = settings_of(a), settings_of(b)
     free = {"seed", *(OURS_ALONE if systems else ())}
     found = [f"{k}: {one[k]} and {other[k]}" for k in one if k not in free and k in other and one[k] != other[k]]

@@ -25,22 +25,7 @@ def summed_ious(
     n: int,  # classes
     weights: np.ndarray,  # [R, images]
 ) -> tuple:  # ious: [R, classes], nan for a class without a pixel; confusion: [R, classes, classes]
-    """IoUs from weighted confusion counts.
-
-    Parameters
-    ----------
-    images : list
-        per image [target, predicted, pixels, ...]
-    n : int
-        classes
-    weights : np.ndarray
-        [R, images]
-
-    Returns
-    -------
-    tuple
-        ious: [R, classes], nan for a class without a pixel; confusion: [R, classes, classes]
-    """
+    "IoUs from weighted confusion counts."
     counts = np.zeros((len(images), n, n))
     for image, flat in zip(counts, images):
         rows = np.array(flat, dtype=np.int64).reshape(-1, 3)
@@ -55,20 +40,7 @@ def seg_scores(
     evidence: dict,  # of segmentation; cells of an older version have no `objects`
     weights: np.ndarray,  # [R, images]
 ) -> dict:  # mIoU, mIoU_foreground, mIoU_objects: [R]; ious: [R, classes]; confusion
-    """mIoU under all readings.
-
-    Parameters
-    ----------
-    evidence : dict
-        of segmentation; cells of an older version have no `objects`
-    weights : np.ndarray
-        [R, images]
-
-    Returns
-    -------
-    dict
-        mIoU, mIoU_foreground, mIoU_objects: [R]; ious: [R, classes]; confusion
-    """
+    "mIoU under all readings."
     n = len(evidence["classes"])
     ious, total = summed_ious(evidence["seen"], n, weights)
     objects = summed_ious(evidence["objects"], n, weights)[0] if "objects" in evidence else np.full((len(weights), n), np.nan)
@@ -80,20 +52,7 @@ def cls_scores(
     evidence: dict,  # of classification
     weights: np.ndarray,  # [R, images]
 ) -> dict:  # Top1: [R]; confusion: [R, classes, classes]
-    """Top-1 from weighted hits.
-
-    Parameters
-    ----------
-    evidence : dict
-        of classification
-    weights : np.ndarray
-        [R, images]
-
-    Returns
-    -------
-    dict
-        Top1: [R]; confusion: [R, classes, classes]
-    """
+    "Top-1 from weighted hits."
     true, said = np.array(evidence["seen"]).T
     n, total = len(evidence["classes"]), np.zeros((len(weights), len(evidence["classes"]) ** 2))
     np.add.at(total.T, true * n + said, weights.T)
@@ -103,18 +62,7 @@ def cls_scores(
 def mean_known(
     values: np.ndarray,  # [R, any], nan for what is not known
 ) -> np.ndarray:  # [R], nan where nothing is known
-    """Mean of each row over what is not nan.
-
-    Parameters
-    ----------
-    values : np.ndarray
-        [R, any], nan for what is not known
-
-    Returns
-    -------
-    np.ndarray
-        [R], nan where nothing is known
-    """
+    "Mean of each row over what is not nan."
     known = ~np.isnan(values)
     return np.where(known.any(1), np.where(known, values, 0).sum(1) / np.maximum(known.sum(1), 1), np.nan)
 
@@ -156,20 +104,7 @@ def det_scores(
     evidence: dict,  # of detection
     weights: np.ndarray,  # [R, images]
 ) -> dict:  # AP, AP50: [R]; aps: [R, classes], nan without objects
-    """COCO AP from weighted hits.
-
-    Parameters
-    ----------
-    evidence : dict
-        of detection
-    weights : np.ndarray
-        [R, images]
-
-    Returns
-    -------
-    dict
-        AP, AP50: [R]; aps: [R, classes], nan without objects
-    """
+    "COCO AP from weighted hits."
     table = np.full((len(weights), 10, len(evidence["seen"])), np.nan)
     for c, row in enumerate(evidence["seen"]):
         for t in range(10):
@@ -184,18 +119,7 @@ def det_scores(
 def mean_classes(
     table: np.ndarray,  # [R, 10 thresholds, classes]
 ) -> np.ndarray:  # [R, classes]
-    """Mean over the ten thresholds of each class.
-
-    Parameters
-    ----------
-    table : np.ndarray
-        [R, 10 thresholds, classes]
-
-    Returns
-    -------
-    np.ndarray
-        [R, classes]
-    """
+    "Mean over the ten thresholds of each class."
     return np.stack([mean_known(table[:, :, c]) for c in range(table.shape[2])], 1)
 
 # %% ../../nbs/compare/02_statistics.ipynb #76f5e241

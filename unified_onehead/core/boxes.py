@@ -17,22 +17,7 @@ def check_last_dim(
     size: int = 4,  # 4 for boxes, 2 for points
     name: str = "boxes",  # what to call it in the message
 ) -> Tensor:  # `t` itself
-    """Return `t` [..., size] when it is a floating tensor of that shape; raise ValueError otherwise.
-
-    Parameters
-    ----------
-    t : Tensor
-        anything with boxes or points in the last dimension
-    size : int, default 4
-        4 for boxes, 2 for points
-    name : str, default "boxes"
-        what to call it in the message
-
-    Returns
-    -------
-    Tensor
-        `t` itself
-    """
+    "Return `t` [..., size] when it is a floating tensor of that shape; raise ValueError otherwise."
     if not isinstance(t, Tensor):
         raise ValueError(f"{name}: expected a tensor, got {type(t).__name__}; use torch.tensor(...)")
     if t.ndim == 0 or t.shape[-1] != size:

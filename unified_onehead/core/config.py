@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'METRICS', 'TASK_TITLES', 'IGNORE', 'RENAMED', 'MACHINE', 'BOXES_ALONE', 'PRESETS', 'DataConfig', 'NetConfig',
-           'LossConfig', 'TrainConfig', 'DistillConfig', 'RunConfig', 'Config', 'field_table', 'replace_fields',
-           'apply_overrides', 'preset', 'to_dict', 'current_names', 'from_dict', 'seed_everything']
+           'LossConfig', 'TrainConfig', 'DistillConfig', 'RunConfig', 'Config', 'replace_fields', 'apply_overrides',
+           'preset', 'to_dict', 'from_dict', 'seed_everything']
 
 # %% ../../nbs/core/01_config.ipynb #bc66b7f3
 import dataclasses
@@ -277,18 +277,7 @@ BOXES_ALONE = {  # masks do not refine boxes: there are none, or the file is old
 def field_table(
     cfg: "Config | None" = None,  # whose values; None: the defaults
 ) -> dict:  # leaf name -> (group, type, value)
-    """Every field of the configuration by its leaf name.
-
-    Parameters
-    ----------
-    cfg : Config | None, default None
-        whose values; None: the defaults
-
-    Returns
-    -------
-    dict
-        leaf name -> (group, type, value)
-    """
+    "Every field of the configuration by its leaf name."
     cfg = cfg or Config()
     table = {}
     for group in dataclasses.fields(cfg):
@@ -303,17 +292,7 @@ def parse_value(
     kind: type,  # the field's type
     key: str,  # the field's name, for the message
 ):  # the value, of type `kind`
-    """Read one value by its field's type; refuses what does not fit.
-
-    Parameters
-    ----------
-    text : str
-        what the person typed
-    kind : type
-        the field's type
-    key : str
-        the field's name, for the message
-    """
+    "Read one value by its field's type; refuses what does not fit."
     try:
         if kind is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
@@ -388,17 +367,7 @@ def apply_overrides(
 
 # %% ../../nbs/core/01_config.ipynb #32604690
 def check_config(cfg: Config) -> Config:  # the same configuration
-    """Refuse values that cannot work; the message names the setting and what it may be.
-
-    Parameters
-    ----------
-    cfg : Config
-
-    Returns
-    -------
-    Config
-        the same configuration
-    """
+    "Refuse values that cannot work; the message names the setting and what it may be."
     def need(ok, text):
         if not ok:
             raise InputError(text)
@@ -479,25 +448,14 @@ def to_dict(
     plain = dataclasses.asdict(cfg)
     return {g: {k: list(v) if isinstance(v, tuple) else v for k, v in part.items()} for g, part in plain.items()}
 
-
+# %% ../../nbs/core/01_config.ipynb #534c316c
 def current_names(
     plain: dict,  # group -> setting -> value, as a file holds it
 ) -> dict:  # the same under the names that the settings have today
-    """Settings of a file that was written before they were renamed.
-
-    Parameters
-    ----------
-    plain : dict
-        group -> setting -> value, as a file holds it
-
-    Returns
-    -------
-    dict
-        the same under the names that the settings have today
-    """
+    "Settings of a file that was written before they were renamed."
     return {group: {RENAMED.get(key, key): value for key, value in part.items()} for group, part in plain.items()}
 
-
+# %% ../../nbs/core/01_config.ipynb #91bff50e
 def from_dict(
     plain: dict,  # what `to_dict` gave, of this version or an older one
 ) -> Config:  # the configuration

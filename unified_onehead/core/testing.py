@@ -22,22 +22,7 @@ def expect_error(
     contains: str,  # words that the message must hold
     kind: type = InputError,  # the exception that is expected
 ) -> str:  # the message
-    """Run `fn`, check that it raises `kind` with `contains` in its message; used by the tests in these pages.
-
-    Parameters
-    ----------
-    fn
-        called without arguments; must raise
-    contains : str
-        words that the message must hold
-    kind : type, default InputError
-        the exception that is expected
-
-    Returns
-    -------
-    str
-        the message
-    """
+    "Run `fn`, check that it raises `kind` with `contains` in its message; used by the tests in these pages."
     try:
         fn()
     except kind as error:
@@ -97,19 +82,7 @@ def zip_folder(folder: Path, path: Path, prefix: str = "") -> Path:
 
 
 def toy_tar(path: Path, mode: str, *members) -> Path:  # members: TarInfo or (name, bytes)
-    """A tar, compressed as `mode` says.
-
-    Parameters
-    ----------
-    path : Path
-    mode : str
-    *members
-
-    Returns
-    -------
-    Path
-        members: TarInfo or (name, bytes)
-    """
+    "A tar, compressed as `mode` says."
     with tarfile.open(path, mode) as file:
         for member in members:
             info = member if isinstance(member, tarfile.TarInfo) else tarfile.TarInfo(member[0])

@@ -25,18 +25,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def to_uint8(
     image: Tensor,  # [3, H, W]; uint8 as it is, floats are taken to be ImageNet-normalised
 ) -> np.ndarray:  # uint8 [H, W, 3], RGB
-    """An image that matplotlib can show. Raises ValueError for any other shape.
-
-    Parameters
-    ----------
-    image : Tensor
-        [3, H, W]; uint8 as it is, floats are taken to be ImageNet-normalised
-
-    Returns
-    -------
-    np.ndarray
-        uint8 [H, W, 3], RGB
-    """
+    "An image that matplotlib can show. Raises ValueError for any other shape."
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"image: expected shape [3, H, W], got {list(image.shape)}")
     image = image.detach().cpu()
@@ -83,18 +72,7 @@ def show_image(
 def class_color(
     label: int,  # 0-based class
 ) -> tuple:  # red, green, blue in 0..1
-    """One colour for a class, the same in every figure; it repeats after ten.
-
-    Parameters
-    ----------
-    label : int
-        0-based class
-
-    Returns
-    -------
-    tuple
-        red, green, blue in 0..1
-    """
+    "One colour for a class, the same in every figure; it repeats after ten."
     return plt.get_cmap("tab10")(int(label) % 10)[:3]
 
 # %% ../../nbs/core/04_viz.ipynb #23b27b78
@@ -328,24 +306,7 @@ def draw_probs(
     names: list,  # C class names
     top: int = 3,  # how many classes to show
 ) -> Axes:  # `ax`
-    """The most likely classes as horizontal bars, best on top.
-
-    Parameters
-    ----------
-    ax : Axes
-        an empty panel
-    probs : Tensor
-        [C] class probabilities
-    names : list
-        C class names
-    top : int, default 3
-        how many classes to show
-
-    Returns
-    -------
-    Axes
-        `ax`
-    """
+    "The most likely classes as horizontal bars, best on top."
     if len(probs) != len(names):
         raise ValueError(f"probs: {len(probs)} values for {len(names)} class names")
     best = probs.detach().float().cpu().topk(min(top, len(probs)))

@@ -28,22 +28,7 @@ def jitter_colour(
     generator: torch.Generator,  # where the numbers come from
     strength: float = 0.3,  # largest relative change
 ) -> torch.Tensor:  # uint8 3 x H x W
-    """Random brightness, contrast and saturation.
-
-    Parameters
-    ----------
-    image : torch.Tensor
-        uint8 3 x H x W, RGB
-    generator : torch.Generator
-        where the numbers come from
-    strength : float, default 0.3
-        largest relative change
-
-    Returns
-    -------
-    torch.Tensor
-        uint8 3 x H x W
-    """
+    "Random brightness, contrast and saturation."
     for change in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
         image = change(image, uniform(generator, 1 - strength, 1 + strength))
     return image
@@ -59,22 +44,7 @@ def crop_boxes(
     size: int,  # side of the canvas, pixels
     least: "tuple[float, float]" = LEAST,  # visible share, and side in pixels, from which a box is learned
 ) -> Sample:  # boxes clipped; those nearly outside marked as crowd; those wholly outside removed
-    """Clip boxes to the canvas; ignore what is mostly cut away.
-
-    Parameters
-    ----------
-    sample : Sample
-        boxes may reach outside the canvas
-    size : int
-        side of the canvas, pixels
-    least : tuple[float, float], default LEAST
-        visible share, and side in pixels, from which a box is learned
-
-    Returns
-    -------
-    Sample
-        boxes clipped; those nearly outside marked as crowd; those wholly outside removed
-    """
+    "Clip boxes to the canvas; ignore what is mostly cut away."
     if not len(sample.boxes):
         return sample
     old = (sample.boxes[:, 2:] - sample.boxes[:, :2]).prod(1)
@@ -88,18 +58,7 @@ def crop_boxes(
 def flip(
     sample: Sample,  # a square canvas or any image
 ) -> Sample:  # mirrored left to right
-    """Mirror image, mask and boxes.
-
-    Parameters
-    ----------
-    sample : Sample
-        a square canvas or any image
-
-    Returns
-    -------
-    Sample
-        mirrored left to right
-    """
+    "Mirror image, mask and boxes."
     width = sample.image.shape[-1]
     boxes = sample.boxes[:, [2, 1, 0, 3]] * torch.tensor([-1.0, 1, -1, 1]) + torch.tensor([width, 0.0, width, 0])
     mask = None if sample.mask is None else F.horizontal_flip(sample.mask[None])[0]
@@ -113,26 +72,7 @@ def augment(
     generator: torch.Generator,  # where the numbers come from
     least: "tuple[float, float]" = LEAST,  # see `crop_boxes`
 ) -> Sample:  # 3 x size x size
-    """One random view: scale, placement, flip, colour.
-
-    Parameters
-    ----------
-    sample : Sample
-        a decoded sample, any size
-    size : int
-        side of the canvas, pixels
-    zoom : tuple[float, float]
-        least and largest scale factor
-    generator : torch.Generator
-        where the numbers come from
-    least : tuple[float, float], default LEAST
-        see `crop_boxes`
-
-    Returns
-    -------
-    Sample
-        3 x size x size
-    """
+    "One random view: scale, placement, flip, colour."
     h, w = sample.image.shape[-2:]
     factor = size / max(h, w) * uniform(generator, *zoom)
     view = resize_sample(sample, max(1, round(h * factor)), max(1, round(w * factor)))

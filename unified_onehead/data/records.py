@@ -277,22 +277,7 @@ def resize_sample(
     height: int,  # new height, pixels
     width: int,  # new width, pixels
 ) -> Sample:  # image, mask and boxes at the new size; `scale` follows the longer side
-    """Resize image (bilinear, antialiased), mask (nearest) and boxes together.
-
-    Parameters
-    ----------
-    sample : Sample
-        any size
-    height : int
-        new height, pixels
-    width : int
-        new width, pixels
-
-    Returns
-    -------
-    Sample
-        image, mask and boxes at the new size; `scale` follows the longer side
-    """
+    "Resize image (bilinear, antialiased), mask (nearest) and boxes together."
     h, w = sample.image.shape[-2:]
     if (h, w) == (height, width):
         return sample
@@ -308,20 +293,7 @@ def fit_long_side(
     sample: Sample,  # any size
     side: int,  # the longer side afterwards, pixels
 ) -> Sample:  # same aspect ratio to within a pixel
-    """Resize so that the longer side is `side` pixels.
-
-    Parameters
-    ----------
-    sample : Sample
-        any size
-    side : int
-        the longer side afterwards, pixels
-
-    Returns
-    -------
-    Sample
-        same aspect ratio to within a pixel
-    """
+    "Resize so that the longer side is `side` pixels."
     h, w = sample.image.shape[-2:]
     return resize_sample(sample, max(1, round(h * side / max(h, w))), max(1, round(w * side / max(h, w))))
 
@@ -332,24 +304,7 @@ def paste(
     top: int = 0,  # row of the image's upper edge on the canvas; negative crops
     left: int = 0,  # column of its left edge; negative crops
 ) -> Sample:  # image 3 x size x size; boxes moved, not clipped; mask padded with 255
-    """Put a sample on a canvas of ImageNet's mean colour.
-
-    Parameters
-    ----------
-    sample : Sample
-        at most size x size after cropping
-    size : int
-        side of the canvas, pixels
-    top : int, default 0
-        row of the image's upper edge on the canvas; negative crops
-    left : int, default 0
-        column of its left edge; negative crops
-
-    Returns
-    -------
-    Sample
-        image 3 x size x size; boxes moved, not clipped; mask padded with 255
-    """
+    "Put a sample on a canvas of ImageNet's mean colour."
     canvas = torch.tensor([round(255 * m) for m in MEAN], dtype=torch.uint8)[:, None, None].repeat(1, size, size)
     mask = None if sample.mask is None else torch.full((size, size), IGNORE, dtype=torch.uint8)
     h, w = sample.image.shape[-2:]

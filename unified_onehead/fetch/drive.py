@@ -35,20 +35,7 @@ def gdown_options(
     function,  # gdown.download, of any version
     net: Net,  # timeouts
 ) -> dict:  # keyword arguments of a call
-    """What every call of gdown gets. Raises SourceError for a gdown that takes no timeout and could wait for ever.
-
-    Parameters
-    ----------
-    function
-        gdown.download, of any version
-    net : Net
-        timeouts
-
-    Returns
-    -------
-    dict
-        keyword arguments of a call
-    """
+    "What every call of gdown gets. Raises SourceError for a gdown that takes no timeout and could wait for ever."
     if "timeout" not in inspect.signature(function).parameters:
         raise SourceError(f"Google Drive needs gdown {GDOWN} or newer, and {gdown.__version__} is installed. Run `pip install -U "
                           "gdown`; in a notebook, restart the session afterwards.")

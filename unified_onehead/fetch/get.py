@@ -30,17 +30,7 @@ def warn_unused(
     links: dict,  # link -> sha256: what the set was made from
     there: str,  # what is used in their place, and what to do
 ) -> None:
-    """Name every link that the set was not made from.
-
-    Parameters
-    ----------
-    job : Job
-        with the links that were asked for
-    links : dict
-        link -> sha256: what the set was made from
-    there : str
-        what is used in their place, and what to do
-    """
+    "Name every link that the set was not made from."
     for text in job.urls:
         link, _, expected = text.partition("#sha256=")
         if link not in links or expected.lower() not in ("", links[link]):
@@ -48,20 +38,7 @@ def warn_unused(
 
 # %% ../../nbs/fetch/05_get.ipynb #5165ce73
 def from_kept(job: Job, folder: Path, archives: list, record: dict) -> Path:  # the staged set
-    """Copy archives to this machine, compare them with the record beside them, and unpack them.
-
-    Parameters
-    ----------
-    job : Job
-    folder : Path
-    archives : list
-    record : dict
-
-    Returns
-    -------
-    Path
-        the staged set
-    """
+    "Copy archives to this machine, compare them with the record beside them, and unpack them."
     copies, ours = {}, record.get("archives", {})
     for archive in archives:
         copies[copy := job.work / f"copy_{archive.name}"] = str(archive)
@@ -75,17 +52,7 @@ def from_kept(job: Job, folder: Path, archives: list, record: dict) -> Path:  # 
 
 # %% ../../nbs/fetch/05_get.ipynb #548f0fea
 def get_archived(job: Job) -> Path:  # the staged set
-    """Source 1: archives in the folder itself or on the mounted Drive. Raises SourceError that says what each place lacks.
-
-    Parameters
-    ----------
-    job : Job
-
-    Returns
-    -------
-    Path
-        the staged set
-    """
+    "Source 1: archives in the folder itself or on the mounted Drive. Raises SourceError that says what each place lacks."
     looked, faults = [p for p in (job.to, job.drive) if p is not None], []
     for folder, names in [(folder, names) for folder in looked for names in (OWN, EACH)]:
         try:
@@ -111,17 +78,7 @@ def get_archived(job: Job) -> Path:  # the staged set
 
 # %% ../../nbs/fetch/05_get.ipynb #06b892aa
 def link_parts(text: str) -> tuple:  # link, expected sha256 or nothing
-    """Take a link apart. Raises SourceError for a hash that could not be verified.
-
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    tuple
-        link, expected sha256 or nothing
-    """
+    "Take a link apart. Raises SourceError for a hash that could not be verified."
     link, mark, expected = text.partition("#sha256=")
     strange = re.search(r"#(sha\d*|md5)\b", link, re.I)
     if strange or (mark and not re.fullmatch(r"[0-9a-fA-F]{64}", expected)):
@@ -130,20 +87,7 @@ def link_parts(text: str) -> tuple:  # link, expected sha256 or nothing
 
 # %% ../../nbs/fetch/05_get.ipynb #b1d2f5a9
 def get_link(job: Job, link: str, local: Path, expected: str) -> str:  # sha256
-    """One archive from a path, a Drive file or an address.
-
-    Parameters
-    ----------
-    job : Job
-    link : str
-    local : Path
-    expected : str
-
-    Returns
-    -------
-    str
-        sha256
-    """
+    "One archive from a path, a Drive file or an address."
     web = link.startswith(("http://", "https://"))
     if not web and Path(link).is_file():
         return copy_verified(Path(link), local, expected)
@@ -155,17 +99,7 @@ def get_link(job: Job, link: str, local: Path, expected: str) -> str:  # sha256
 
 # %% ../../nbs/fetch/05_get.ipynb #621c8dda
 def get_linked(job: Job) -> Path:  # the staged set
-    """Source 2: `--url`, one or several archives; `#sha256=...` behind one says what it must be.
-
-    Parameters
-    ----------
-    job : Job
-
-    Returns
-    -------
-    Path
-        the staged set
-    """
+    "Source 2: `--url`, one or several archives; `#sha256=...` behind one says what it must be."
     if not job.urls:
         raise SourceError("no --url was given.")
     found, archives = {}, {}
@@ -200,18 +134,7 @@ SOURCES = {"drive": get_archived, "zip": get_linked, "official": get_official}
 
 # %% ../../nbs/fetch/05_get.ipynb #7ae0036e
 def try_sources(job: Job, names: tuple) -> tuple:  # staged folder, name of the source
-    """The first source that gives the data. Raises InputError with the reason of every one.
-
-    Parameters
-    ----------
-    job : Job
-    names : tuple
-
-    Returns
-    -------
-    tuple
-        staged folder, name of the source
-    """
+    "The first source that gives the data. Raises InputError with the reason of every one."
     reasons = []
     for name in names:
         try:

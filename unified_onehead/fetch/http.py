@@ -176,19 +176,7 @@ def retry(
     net: Net,  # timeouts and retries
     what: str,  # for the message
 ):
-    """Try until it works, it is hopeless, or `net.retries` tries in a row brought nothing.
-
-    Parameters
-    ----------
-    attempt
-        called without arguments; raises RetryableError or what requests raises when it should be tried again
-    progress
-        called without arguments; a number that grows when something came
-    net : Net
-        timeouts and retries
-    what : str
-        for the message
-    """
+    "Try until it works, it is hopeless, or `net.retries` tries in a row brought nothing."
     failures, tries = 0, 0
     while True:
         before = progress()
@@ -210,18 +198,7 @@ def retry(
 def read_note(
     path: Path,  # a JSON file
 ) -> "dict | None":  # its object; {} when there is no file, None when it is damaged
-    """What an earlier call noted. An empty file, as a full disk leaves it, is damaged.
-
-    Parameters
-    ----------
-    path : Path
-        a JSON file
-
-    Returns
-    -------
-    dict | None
-        its object; {} when there is no file, None when it is damaged
-    """
+    "What an earlier call noted. An empty file, as a full disk leaves it, is damaged."
     try:
         noted = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -235,15 +212,7 @@ def write_note(
     path: Path,  # a JSON file; its folder exists
     noted: dict,  # plain values
 ) -> None:
-    """Replace the note in one step; raises OSError, and then the old one is still there.
-
-    Parameters
-    ----------
-    path : Path
-        a JSON file; its folder exists
-    noted : dict
-        plain values
-    """
+    "Replace the note in one step; raises OSError, and then the old one is still there."
     replace_file(path, json.dumps(noted))
 
 # %% ../../nbs/fetch/00_http.ipynb #1573a537
@@ -306,19 +275,7 @@ def download(
 
 # %% ../../nbs/fetch/00_http.ipynb #ee4c623f
 def open_at(url: str, at: int, net: Net) -> tuple:  # answer, its pieces, bytes over, size of the whole file or None
-    """Ask for a file from a byte on; a server that ignores Range is read up to there.
-
-    Parameters
-    ----------
-    url : str
-    at : int
-    net : Net
-
-    Returns
-    -------
-    tuple
-        answer, its pieces, bytes over, size of the whole file or None
-    """
+    "Ask for a file from a byte on; a server that ignores Range is read up to there."
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={at}-"} if at else {})
     answer = requests.get(url, headers=headers, stream=True, timeout=net.timeout)
     check_answer(answer)

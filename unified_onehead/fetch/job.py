@@ -31,20 +31,7 @@ def gather(
     unpacked: list,  # folders, one per archive
     root: Path,  # receives the three datasets
 ) -> Path:  # `root`
-    """Move the three datasets to one folder. Raises SourceError when one of them is nowhere.
-
-    Parameters
-    ----------
-    unpacked : list
-        folders, one per archive
-    root : Path
-        receives the three datasets
-
-    Returns
-    -------
-    Path
-        `root`
-    """
+    "Move the three datasets to one folder. Raises SourceError when one of them is nowhere."
     places, found = [unpacked[0].parent, *unpacked], {}
     for place in [*unpacked, *(p for top in unpacked for p in sorted(top.rglob("*")) if p.is_dir())]:
         if len(place.relative_to(unpacked[0].parent).parts) <= 3 and place not in places:
@@ -76,26 +63,7 @@ def make_canonical(
     origin: str,  # for the data card
     det_classes: tuple = (),  # detection classes by name
 ) -> Path:  # `staged`
-    """A verified canonical set from whatever came. Raises SourceError when a set differs from its own manifest.
-
-    Parameters
-    ----------
-    raw : Path
-        the three datasets, perhaps with a manifest
-    staged : Path
-        receives the canonical set
-    max_side : int
-        longer side at most, pixels; 0: sizes stay
-    origin : str
-        for the data card
-    det_classes : tuple, default ()
-        detection classes by name
-
-    Returns
-    -------
-    Path
-        `staged`
-    """
+    "A verified canonical set from whatever came. Raises SourceError when a set differs from its own manifest."
     manifest = read_manifest(raw)
     if manifest:
         found = differences(raw)
@@ -178,15 +146,7 @@ def set_aside(
     to: Path,  # a folder whose set is about to be replaced
     staged: Path,  # by this one
 ) -> None:
-    """Move what no manifest names, which is a person's own, to .set_aside; without a readable manifest the new set's decides.
-
-    Parameters
-    ----------
-    to : Path
-        a folder whose set is about to be replaced
-    staged : Path
-        by this one
-    """
+    "Move what no manifest names, which is a person's own, to .set_aside; without a readable manifest the new set's decides."
     known = (read_manifest(to) or read_manifest(staged))["files"]
     for name in file_hashes(to):
         if name not in known:
@@ -202,17 +162,7 @@ def place(
     to: Path,  # where it shall lie
     state: dict,  # for the marker: source and hashes of what was downloaded
 ) -> None:
-    """Move a set into its place; killed at any step, the next call sees it and begins again.
-
-    Parameters
-    ----------
-    staged : Path
-        a whole canonical set below `to`
-    to : Path
-        where it shall lie
-    state : dict
-        for the marker: source and hashes of what was downloaded
-    """
+    "Move a set into its place; killed at any step, the next call sees it and begins again."
     old = to / WORK / "replaced"
     set_aside(to, staged)  # before anything moves: what is replaced is deleted
     write_state(to, {**state, "state": "placing"})
@@ -246,19 +196,7 @@ def archives_in(folder: Path, names: tuple) -> list:
 
 # %% ../../nbs/fetch/03_job.ipynb #73bc189d
 def copy_verified(source: Path, target: Path, expected: str = "") -> str:  # sha256
-    """Copy a file and hash it on the way, under a temporary name until it is whole. Raises SourceError for a wrong hash.
-
-    Parameters
-    ----------
-    source : Path
-    target : Path
-    expected : str, default ""
-
-    Returns
-    -------
-    str
-        sha256
-    """
+    "Copy a file and hash it on the way, under a temporary name until it is whole. Raises SourceError for a wrong hash."
     part, digest = Path(f"{target}.part"), hashlib.sha256()
     with open(source, "rb") as file, open(part, "wb") as out:
         while piece := file.read(1 << 20):
@@ -273,19 +211,7 @@ def copy_verified(source: Path, target: Path, expected: str = "") -> str:  # sha
 
 
 def pack(folder: Path, task: str, target: Path) -> str:  # sha256
-    """One dataset with the set's manifest as a zip; the same set gives the same bytes.
-
-    Parameters
-    ----------
-    folder : Path
-    task : str
-    target : Path
-
-    Returns
-    -------
-    str
-        sha256
-    """
+    "One dataset with the set's manifest as a zip; the same set gives the same bytes."
     names = [MANIFEST, CARD, DRAW] + [n for n in read_manifest(folder)["files"] if n.startswith(FOLDERS[task] + "/")]
     with zipfile.ZipFile(f"{target}.part", "w", zipfile.ZIP_STORED) as file:  # pictures do not compress further
         for name in names:
@@ -373,19 +299,7 @@ class Job:
 
 # %% ../../nbs/fetch/03_job.ipynb #0a923667
 def from_archives(job: Job, archives: dict, origin: str) -> Path:  # the staged set
-    """Unpack local archives (path -> the name to use in messages) and make a canonical set of them.
-
-    Parameters
-    ----------
-    job : Job
-    archives : dict
-    origin : str
-
-    Returns
-    -------
-    Path
-        the staged set
-    """
+    "Unpack local archives (path -> the name to use in messages) and make a canonical set of them."
     folders = []
     for name in ("unpacked", "gathered", "staged"):
         shutil.rmtree(job.work / name, ignore_errors=True)

@@ -40,17 +40,7 @@ def tar_stream(stream):
 
 # %% ../../nbs/fetch/04_official.ipynb #e36aa7a3
 def read_voc(stream) -> dict:  # split -> image id -> entry
-    """The index of VOC; stops reading when it is complete.
-
-    Parameters
-    ----------
-    stream
-
-    Returns
-    -------
-    dict
-        split -> image id -> entry
-    """
+    "The index of VOC; stops reading when it is complete."
     lists, annotations = {}, {}
     for name, opened in tar_stream(stream):
         folder, _, file = name.rpartition("/")
@@ -115,18 +105,7 @@ def coco_labels(archive: Path, split: str) -> dict:
 
 # %% ../../nbs/fetch/04_official.ipynb #775bafb3
 def imagenette_files(archive: Path, wanted) -> dict:  # name below the top folder -> bytes
-    """The wanted members of the Imagenette archive; `wanted` judges a name.
-
-    Parameters
-    ----------
-    archive : Path
-    wanted
-
-    Returns
-    -------
-    dict
-        name below the top folder -> bytes
-    """
+    "The wanted members of the Imagenette archive; `wanted` judges a name."
     found = {}
     try:
         for name, opened in tar_members(archive):
@@ -139,18 +118,7 @@ def imagenette_files(archive: Path, wanted) -> dict:  # name below the top folde
 
 # %% ../../nbs/fetch/04_official.ipynb #bff32d9b
 def all_entries(manifest: dict, task: str) -> list:  # (split, entry)
-    """The images of a task with their reserves.
-
-    Parameters
-    ----------
-    manifest : dict
-    task : str
-
-    Returns
-    -------
-    list
-        (split, entry)
-    """
+    "The images of a task with their reserves."
     return [(split, e) for split in SPLITS for e in manifest["images"][task][split] + manifest["reserve"][task][split]]
 
 # %% ../../nbs/fetch/04_official.ipynb #f74ac7a1
@@ -172,17 +140,7 @@ def ask_hosts(job: Job) -> None:
 
 # %% ../../nbs/fetch/04_official.ipynb #1ac0fac3
 def official_index(job: Job) -> dict:  # task -> split -> name -> entry
-    """The three official indexes; big downloads are kept in the work folder until the set is whole.
-
-    Parameters
-    ----------
-    job : Job
-
-    Returns
-    -------
-    dict
-        task -> split -> name -> entry
-    """
+    "The three official indexes; big downloads are kept in the work folder until the set is whole."
     official, (coco_url, coco_md5), (nette_url, nette_md5) = job.official, job.official.coco, job.official.imagenette
     ask_hosts(job)
     job.say("official: Imagenette (99 MB)")

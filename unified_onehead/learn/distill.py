@@ -42,18 +42,7 @@ def distill_logits(
 
 # %% ../../nbs/learn/01_distill.ipynb #0e82341a
 def soft_focal(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:  # same shape
-    """Cross-entropy to the teacher's probability beyond its entropy, times the difference; 0 where they agree.
-
-    Parameters
-    ----------
-    student : torch.Tensor
-    teacher : torch.Tensor
-
-    Returns
-    -------
-    torch.Tensor
-        same shape
-    """
+    "Cross-entropy to the teacher's probability beyond its entropy, times the difference; 0 where they agree."
     target = teacher.sigmoid()
     gap = F.binary_cross_entropy_with_logits(student, target, reduction="none") - F.binary_cross_entropy_with_logits(
         teacher, target, reduction="none")

@@ -87,22 +87,7 @@ def rate_factor(
     total: int,  # steps of the stage
     warmup: int,  # steps of the warm-up; at most a fifth of the stage
 ) -> float:  # 0..1
-    """Linear warm-up, then half a cosine down to 1 % of the peak.
-
-    Parameters
-    ----------
-    step : int
-        of the stage, from 0
-    total : int
-        steps of the stage
-    warmup : int
-        steps of the warm-up; at most a fifth of the stage
-
-    Returns
-    -------
-    float
-        0..1
-    """
+    "Linear warm-up, then half a cosine down to 1 % of the peak."
     warmup = min(warmup, max(1, total // 5))
     if step < warmup:
         return (step + 1) / warmup
@@ -110,17 +95,7 @@ def rate_factor(
 
 # %% ../../nbs/learn/08_learner.ipynb #274f4653
 def shown_images(plan: list) -> "dict[str, set[int]]":  # task -> indices of training images
-    """Which images a stage's steps show, whatever their source.
-
-    Parameters
-    ----------
-    plan : list
-
-    Returns
-    -------
-    dict[str, set[int]]
-        task -> indices of training images
-    """
+    "Which images a stage's steps show, whatever their source."
     shown = {}
     for task, index, _ in (key for steps in plan for step in steps for key in step):
         shown.setdefault(task, set()).add(index)

@@ -179,14 +179,7 @@ class Replay(Strategy):
 
 # %% ../../nbs/learn/02_strategies.ipynb #04d378ae
 class UpdateMask:
-    """Moves each entry of each parameter by a share of the optimiser's step.
-
-    Parameters
-    ----------
-    net : OneHead
-    share : dict[str, torch.Tensor]
-        parameter name -> 0..1, the parameter's shape; what is missing moves freely
-    """
+    "Moves each entry of each parameter by a share of the optimiser's step."
 
     def __init__(
         self,
@@ -254,18 +247,7 @@ SHARES = {"seg": 0.44, "det": 0.39, "cls": 0.17}  # of the hidden channels; mask
 def channel_blocks(
     width: int,  # hidden channels, a multiple of 8, at least 24
 ) -> "dict[str, slice]":  # task -> its channels
-    """Divide the hidden channels among the tasks in whole groups of 8.
-
-    Parameters
-    ----------
-    width : int
-        hidden channels, a multiple of 8, at least 24
-
-    Returns
-    -------
-    dict[str, slice]
-        task -> its channels
-    """
+    "Divide the hidden channels among the tasks in whole groups of 8."
     groups, edges, total = width // 8, [0], 0.0
     for k, task in enumerate(TASKS):
         total += SHARES[task]
@@ -336,24 +318,7 @@ def own_gradients(
     anchor: "dict[str, torch.Tensor]",  # parameter name -> where the penalty pulls to; may be empty
     weight: float,  # of the penalty
 ) -> "dict[str, torch.Tensor]":  # parameter name -> gradient
-    """Gradients of the new task alone: those of EWC's penalty are taken off.
-
-    Parameters
-    ----------
-    net : OneHead
-        after a backward pass
-    fisher : dict[str, torch.Tensor]
-        parameter name -> importance
-    anchor : dict[str, torch.Tensor]
-        parameter name -> where the penalty pulls to; may be empty
-    weight : float
-        of the penalty
-
-    Returns
-    -------
-    dict[str, torch.Tensor]
-        parameter name -> gradient
-    """
+    "Gradients of the new task alone: those of EWC's penalty are taken off."
     grads = {n: p.grad.detach() for n, p in net.named_parameters() if p.grad is not None}
     pull = {n: weight * fisher[n] * (p.detach() - anchor[n]) for n, p in net.named_parameters() if n in grads and n in anchor}
     return {n: g - pull[n] if n in pull else g for n, g in grads.items()}

@@ -149,17 +149,7 @@ class Task:
 
 # %% ../../nbs/learn/04_task.ipynb #cf344974
 def image_extent(sample: Sample) -> "tuple[int, int]":  # height, width in input pixels
-    """How much of the letterboxed input is image; the rest is padding.
-
-    Parameters
-    ----------
-    sample : Sample
-
-    Returns
-    -------
-    tuple[int, int]
-        height, width in input pixels
-    """
+    "How much of the letterboxed input is image; the rest is padding."
     h, w = (max(1, round(side * sample.scale)) for side in sample.original)
     return h, w
 
@@ -169,22 +159,7 @@ def restore_map(
     sample: Sample,  # its scale and original size
     size: int,  # input side, pixels
 ) -> torch.Tensor:  # C x H x W at the original size
-    """Undo the letterbox for a map.
-
-    Parameters
-    ----------
-    logits : torch.Tensor
-        C x h x w at stride 8 of the letterboxed input
-    sample : Sample
-        its scale and original size
-    size : int
-        input side, pixels
-
-    Returns
-    -------
-    torch.Tensor
-        C x H x W at the original size
-    """
+    "Undo the letterbox for a map."
     h, w = image_extent(sample)
     full = F.interpolate(logits[None].float(), (size, size), mode="bilinear", align_corners=False)[..., :h, :w]
     return F.interpolate(full, sample.original, mode="bilinear", align_corners=False)[0]

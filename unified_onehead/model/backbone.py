@@ -198,20 +198,7 @@ def padded_convolution(
     conv: nn.Conv2d,  # one of efficientnet_pytorch's; its own padding layer is left out
     padding: int,  # pixels on every side
 ) -> nn.Conv2d:  # torch's own, with the same parameters
-    """A convolution that pads by itself. Nothing is drawn at random for it.
-
-    Parameters
-    ----------
-    conv : nn.Conv2d
-        one of efficientnet_pytorch's; its own padding layer is left out
-    padding : int
-        pixels on every side
-
-    Returns
-    -------
-    nn.Conv2d
-        torch's own, with the same parameters
-    """
+    "A convolution that pads by itself. Nothing is drawn at random for it."
     plain = nn.utils.skip_init(nn.Conv2d, conv.in_channels, conv.out_channels, conv.kernel_size, stride=conv.stride,
                                padding=padding, groups=conv.groups, bias=conv.bias is not None)
     plain.weight, plain.bias = conv.weight, conv.bias
@@ -281,18 +268,7 @@ BACKBONES = {"efficientnet_b0": EfficientNetB0, "mobilenet_v2": MobileNetV2}
 def conv_norm_pairs(
     backbone: Backbone,  # any state; not changed
 ) -> "list[tuple[str, str]]":  # names of a convolution and of the norm that reads its output
-    """Which norm follows which convolution, seen in a forward pass.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        any state; not changed
-
-    Returns
-    -------
-    list[tuple[str, str]]
-        names of a convolution and of the norm that reads its output
-    """
+    "Which norm follows which convolution, seen in a forward pass."
     made, pairs, handles = {}, [], []
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -483,18 +459,7 @@ def build_backbone(
 def load_imagenet(
     name: str,  # a key of BACKBONES
 ) -> "tuple[str, dict, str]":  # name, tensors by our names, hash prefix from the file's name
-    """ImageNet weights from where the class says, hash checked; needs a network once. Raises InputError without.
-
-    Parameters
-    ----------
-    name : str
-        a key of BACKBONES
-
-    Returns
-    -------
-    tuple[str, dict, str]
-        name, tensors by our names, hash prefix from the file's name
-    """
+    "ImageNet weights from where the class says, hash checked; needs a network once. Raises InputError without."
     try:
         raw, found = BACKBONES[name].imagenet_state()
     except (OSError, RuntimeError) as error:

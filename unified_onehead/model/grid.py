@@ -97,15 +97,7 @@ def encode_boxes(
 
 # %% ../../nbs/model/04_grid.ipynb #45d00e50
 class Assignment(NamedTuple):
-    """For each location of one image.
-
-    Attributes
-    ----------
-    index : torch.Tensor
-        int64 P: which box, -1 for none
-    ignored : torch.Tensor
-        bool P: neither positive nor negative
-    """
+    "For each location of one image."
     index: torch.Tensor  # int64 P: which box, -1 for none
     ignored: torch.Tensor  # bool P: neither positive nor negative
 
@@ -114,20 +106,7 @@ def inside_boxes(
     points: torch.Tensor,  # P x 2
     boxes: torch.Tensor,  # N x 4
 ) -> torch.Tensor:  # bool N x P
-    """Which centres lie in which boxes.
-
-    Parameters
-    ----------
-    points : torch.Tensor
-        P x 2
-    boxes : torch.Tensor
-        N x 4
-
-    Returns
-    -------
-    torch.Tensor
-        bool N x P
-    """
+    "Which centres lie in which boxes."
     low, high = points[None] - boxes[:, None, :2], boxes[:, None, 2:] - points[None]
     return torch.cat([low, high], -1).amin(-1) > 0
 
@@ -137,22 +116,7 @@ def shrink_boxes(
     share: float,  # of width and height that is left
     least: float,  # pixels; a side is not made shorter than this, nor longer than it was
 ) -> torch.Tensor:  # N x 4, same centres
-    """The middle of each box.
-
-    Parameters
-    ----------
-    boxes : torch.Tensor
-        N x 4
-    share : float
-        of width and height that is left
-    least : float
-        pixels; a side is not made shorter than this, nor longer than it was
-
-    Returns
-    -------
-    torch.Tensor
-        N x 4, same centres
-    """
+    "The middle of each box."
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     half = torch.minimum(half, (half * share).clamp(min=least / 2))
     return torch.cat([centre - half, centre + half], dim=1)
@@ -247,18 +211,7 @@ def split_detection(
 
 # %% ../../nbs/model/04_grid.ipynb #6b89220e
 def joint_scores(confidence: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:  # ... x C_det in 0..1
-    """Confidence times the root of P(class | object), from logits.
-
-    Parameters
-    ----------
-    confidence : torch.Tensor
-    classes : torch.Tensor
-
-    Returns
-    -------
-    torch.Tensor
-        ... x C_det in 0..1
-    """
+    "Confidence times the root of P(class | object), from logits."
     return confidence.sigmoid()[..., None] * classes.softmax(-1).sqrt()
 
 # %% ../../nbs/model/04_grid.ipynb #5d81ae0b
@@ -328,18 +281,6 @@ def detection_rows(
     detection: torch.Tensor,  # B x (5 + C_det) x h x w
     stride: int,
 ) -> torch.Tensor:  # B x P x (5 + C_det): cx, cy, w, h in pixels, confidence and class probabilities
-    """The assignment's output schema, one row per location, before suppression.
-
-    Parameters
-    ----------
-    detection : torch.Tensor
-        B x (5 + C_det) x h x w
-    stride : int
-
-    Returns
-    -------
-    torch.Tensor
-        B x P x (5 + C_det): cx, cy, w, h in pixels, confidence and class probabilities
-    """
+    "The assignment's output schema, one row per location, before suppression."
     _, boxes, confidence, classes = split_detection(detection.float(), stride)
     return torch.cat([xyxy_to_cxcywh(boxes), confidence.sigmoid()[..., None], classes.softmax(-1)], dim=-1)

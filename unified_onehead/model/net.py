@@ -24,24 +24,7 @@ def channel_entries(
     outputs: "list[slice]",  # its output channels
     inputs: slice = slice(None),  # of its input channels, those that count; a depthwise kernel has one input, its own
 ) -> "dict[str, torch.Tensor]":  # name.parameter -> bool, the parameter's shape
-    """Which entries of a module make these output channels from these input channels.
-
-    Parameters
-    ----------
-    module : nn.Module
-        a convolution, a linear map or a norm
-    name : str
-        what the layer that holds it calls it
-    outputs : list[slice]
-        its output channels
-    inputs : slice, default slice(None)
-        of its input channels, those that count; a depthwise kernel has one input, its own
-
-    Returns
-    -------
-    dict[str, torch.Tensor]
-        name.parameter -> bool, the parameter's shape
-    """
+    "Which entries of a module make these output channels from these input channels."
     masks = {}
     for key, p in module.named_parameters():
         mask = masks[f"{name}.{key}"] = torch.zeros_like(p, dtype=torch.bool)
@@ -143,20 +126,7 @@ def separable(
     channels: int,  # in and out
     kernel: int,  # side of the depthwise kernel
 ) -> nn.Sequential:  # one linear map: a factored convolution
-    """A depthwise and a pointwise convolution with nothing between them.
-
-    Parameters
-    ----------
-    channels : int
-        in and out
-    kernel : int
-        side of the depthwise kernel
-
-    Returns
-    -------
-    nn.Sequential
-        one linear map: a factored convolution
-    """
+    "A depthwise and a pointwise convolution with nothing between them."
     return nn.Sequential(nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False),
                          nn.Conv2d(channels, channels, 1, bias=False))
 
@@ -165,20 +135,7 @@ def block_entries(
     layer: nn.Module,  # with a separable `conv` and a `norm`
     block: slice,  # channels of one task
 ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
-    """Which entries make a block of channels and read no later one.
-
-    Parameters
-    ----------
-    layer : nn.Module
-        with a separable `conv` and a `norm`
-    block : slice
-        channels of one task
-
-    Returns
-    -------
-    dict[str, torch.Tensor]
-        parameter name -> bool, the parameter's shape
-    """
+    "Which entries make a block of channels and read no later one."
     depthwise, pointwise = layer.conv
     return {**channel_entries(depthwise, "conv.0", [block]),
             **channel_entries(pointwise, "conv.1", [block], slice(0, block.stop)),

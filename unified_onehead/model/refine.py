@@ -50,20 +50,7 @@ def scale_boxes(
     boxes: torch.Tensor,  # K x 4, x1 y1 x2 y2
     factor: float,  # on width and height
 ) -> torch.Tensor:  # K x 4, same centres
-    """Larger or smaller boxes.
-
-    Parameters
-    ----------
-    boxes : torch.Tensor
-        K x 4, x1 y1 x2 y2
-    factor : float
-        on width and height
-
-    Returns
-    -------
-    torch.Tensor
-        K x 4, same centres
-    """
+    "Larger or smaller boxes."
     centre, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * factor
     return torch.cat([centre - half, centre + half], dim=1)
 
@@ -75,26 +62,7 @@ def sample_regions(
     samples: int,  # per side
     stride: int,  # pixels per location
 ) -> torch.Tensor:  # K x samples x samples in 0..1
-    """The probability of one class in each region, sampled evenly.
-
-    Parameters
-    ----------
-    probability : torch.Tensor
-        C_seg x h x w in 0..1
-    regions : torch.Tensor
-        K x 4, x1 y1 x2 y2 in pixels; what lies outside the map is 0
-    channel : torch.Tensor
-        int64 K: which of the C_seg; -1 reads the first
-    samples : int
-        per side
-    stride : int
-        pixels per location
-
-    Returns
-    -------
-    torch.Tensor
-        K x samples x samples in 0..1
-    """
+    "The probability of one class in each region, sampled evenly."
     which = torch.cat([channel.clamp(min=0)[:, None].to(regions.dtype), regions + stride], dim=1)
     framed = F.pad(probability[:, None], (1, 1, 1, 1))  # roi_align repeats the last location before it gives 0
     return roi_align(framed, which, samples, 1 / stride, sampling_ratio=1, aligned=True)[:, 0]
@@ -106,24 +74,7 @@ def soft_mask_iou(
     probability: torch.Tensor,  # C_seg x h x w in 0..1
     stride: int,  # pixels per location of the mask
 ) -> torch.Tensor:  # K in LEAST_SOFT_IOU / (1 + LEAST_SOFT_IOU)..1
-    """Soft IoU of each box and its class's probability in a window round it.
-
-    Parameters
-    ----------
-    boxes : torch.Tensor
-        K x 4, x1 y1 x2 y2 in pixels, inside the input
-    channel : torch.Tensor
-        int64 K: the mask's class for each box
-    probability : torch.Tensor
-        C_seg x h x w in 0..1
-    stride : int
-        pixels per location of the mask
-
-    Returns
-    -------
-    torch.Tensor
-        K in LEAST_SOFT_IOU / (1 + LEAST_SOFT_IOU)..1
-    """
+    "Soft IoU of each box and its class's probability in a window round it."
     regions = boxes, scale_boxes(boxes, SOFT_IOU_WINDOW)
     inside, around = (sample_regions(probability, r, channel, 6, stride).mean((1, 2)) for r in regions)
     around = torch.maximum(around * SOFT_IOU_WINDOW**2, inside)  # both in areas of the box
@@ -137,26 +88,7 @@ def mask_outline(
     stride: int,  # pixels per location of the mask
     samples: int = 24,  # per side of the window: the outline is as fine as that
 ) -> torch.Tensor:  # K x 4; the box itself where nothing is seen
-    """The tightest box round what is more likely the class than not, near each box.
-
-    Parameters
-    ----------
-    boxes : torch.Tensor
-        K x 4, x1 y1 x2 y2 in pixels, inside the input
-    channel : torch.Tensor
-        int64 K: the mask's class for each box
-    probability : torch.Tensor
-        C_seg x h x w in 0..1
-    stride : int
-        pixels per location of the mask
-    samples : int, default 24
-        per side of the window: the outline is as fine as that
-
-    Returns
-    -------
-    torch.Tensor
-        K x 4; the box itself where nothing is seen
-    """
+    "The tightest box round what is more likely the class than not, near each box."
     window, steps = scale_boxes(boxes, OUTLINE_WINDOW), torch.arange(samples, device=boxes.device)
     seen = sample_regions(probability, window, channel, samples, stride) > 0.5
     lines = torch.stack([seen.any(1), seen.any(2)], dim=1)  # K x 2 x samples: columns, rows
@@ -171,20 +103,7 @@ def connected_components(
     probability: torch.Tensor,  # C x h x w in 0..1
     stride: int,  # pixels per location
 ) -> "tuple[torch.Tensor, torch.Tensor]":  # float32 M x 4, x1 y1 x2 y2 in pixels; int64 M: the channel of each
-    """The boxes of all connected parts of all channels. Locations touch at sides and corners.
-
-    Parameters
-    ----------
-    probability : torch.Tensor
-        C x h x w in 0..1
-    stride : int
-        pixels per location
-
-    Returns
-    -------
-    tuple[torch.Tensor, torch.Tensor]
-        float32 M x 4, x1 y1 x2 y2 in pixels; int64 M: the channel of each
-    """
+    "The boxes of all connected parts of all channels. Locations touch at sides and corners."
     seen, (height, width) = probability > PART_THRESHOLD, probability.shape[-2:]
     if not seen.any():
         return probability.new_zeros(0, 4), torch.zeros(0, dtype=torch.int64, device=probability.device)
@@ -205,24 +124,7 @@ def overlapping_part(
     probability: torch.Tensor,  # C_seg x h x w in 0..1
     stride: int,  # pixels per location of the mask
 ) -> "tuple[torch.Tensor, torch.Tensor]":  # K x 4: the part's box; K in 0..1: IoU with it, 0 where none overlaps
-    """The part of its class that each box overlaps most, by IoU.
-
-    Parameters
-    ----------
-    boxes : torch.Tensor
-        K x 4, x1 y1 x2 y2 in pixels
-    channel : torch.Tensor
-        int64 K: the mask's class for each box, -1 for none
-    probability : torch.Tensor
-        C_seg x h x w in 0..1
-    stride : int
-        pixels per location of the mask
-
-    Returns
-    -------
-    tuple[torch.Tensor, torch.Tensor]
-        K x 4: the part's box; K in 0..1: IoU with it, 0 where none overlaps
-    """
+    "The part of its class that each box overlaps most, by IoU."
     wanted = channel[channel >= 0].unique()
     parts, owner = connected_components(probability[wanted], stride)
     if not len(parts):

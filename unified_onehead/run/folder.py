@@ -36,21 +36,7 @@ def numbered(
     name: str,  # of the first one
     number: int,  # from 1
 ) -> Path:
-    """name, name-2, name-3.
-
-    Parameters
-    ----------
-    parent : Path
-        holds the folders
-    name : str
-        of the first one
-    number : int
-        from 1
-
-    Returns
-    -------
-    Path
-    """
+    "name, name-2, name-3."
     return parent / (name if number == 1 else f"{name}-{number}")
 
 
@@ -59,21 +45,7 @@ def next_name(
     name: str,  # of the first one
     resume: bool,  # whether to go on with a run rather than start one
 ) -> Path:
-    """The name after the last taken one of name, name-2, name-3; with `resume` the last taken one.
-
-    Parameters
-    ----------
-    parent : Path
-        holds the folders; need not exist
-    name : str
-        of the first one
-    resume : bool
-        whether to go on with a run rather than start one
-
-    Returns
-    -------
-    Path
-    """
+    "The name after the last taken one of name, name-2, name-3; with `resume` the last taken one."
     known = [int(number) for p in parent.glob(f"{name}-*") if (number := p.name[len(name) + 1:]).isdecimal()]
     known += [1] * (parent / name).exists()
     number = max(known, default=0) + (not (resume and known))
@@ -87,18 +59,7 @@ OWNER = "owner.json"  # in a run's folder while a process writes there
 def what_is_in(
     folder: Path,  # need not exist
 ) -> "tuple[bool, bool]":  # whether anything is there; whether that is a run's or nothing
-    """What stands against writing to a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        need not exist
-
-    Returns
-    -------
-    tuple[bool, bool]
-        whether anything is there; whether that is a run's or nothing
-    """
+    "What stands against writing to a folder."
     left = (folder / "figures", folder / OWNER)  # all that a start refused later leaves behind
     taken = any(p not in left and not p.name.startswith(".") for p in folder.rglob("*"))  # .NAME.new: a write that was cut
     return taken, not taken or any((folder / name).exists() for name in ("log.jsonl", "stage1.pt"))  # either may be lost
@@ -145,28 +106,12 @@ FRESH = 300  # seconds; an epoch takes less on the device that a preset is for
 
 
 def own_mark() -> dict:  # host, pid, started, time
-    """What this process leaves in a folder: who it is, and when it was last seen.
-
-    Returns
-    -------
-    dict
-        host, pid, started, time
-    """
+    "What this process leaves in a folder: who it is, and when it was last seen."
     return {"host": platform.node(), "pid": os.getpid(), "started": psutil.Process().create_time(), "time": time.time()}
 
 
 def is_running(mark: dict) -> bool:  # host, pid, started, time
-    """Whether the process that left a mark in a folder is still at it; of another machine its last sign of life tells.
-
-    Parameters
-    ----------
-    mark : dict
-
-    Returns
-    -------
-    bool
-        host, pid, started, time
-    """
+    "Whether the process that left a mark in a folder is still at it; of another machine its last sign of life tells."
     fresh = time.time() - mark["time"] <= FRESH
     if mark["host"] != platform.node():
         return fresh
@@ -292,17 +237,7 @@ def keep_finished(
     stages: int,  # finished ones
     alone: "set[str]" = frozenset(),  # tasks whose single-task run is finished
 ) -> None:
-    """Start the log, without rows of a stage that was interrupted and will run again.
-
-    Parameters
-    ----------
-    log_file : Path
-        written anew; need not exist
-    stages : int
-        finished ones
-    alone : set[str], default frozenset()
-        tasks whose single-task run is finished
-    """
+    "Start the log, without rows of a stage that was interrupted and will run again."
     kept = [r for r in read_log(log_file) if (r["single_task"] in alone if "single_task" in r else r["stage"] < stages)]
     write_atomic(log_file, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -319,21 +254,7 @@ def keep_checkpoint(
     say=print,  # gets one line of text when the disk refuses
     **more,  # further plain values, kept under their name
 ) -> None:
-    """Save the network as it is, and what it learned from; where the disk refuses, save it on this machine, say so and go on.
-
-    Parameters
-    ----------
-    path : Path
-        in the run's folder
-    learner : Learner
-        its network and configuration are saved
-    minis : Minis
-        what it learned from: class names and digest are saved
-    say : default print
-        gets one line of text when the disk refuses
-    **more
-        further plain values, kept under their name
-    """
+    "Save the network as it is, and what it learned from; where the disk refuses, save it on this machine, say so and go on."
     spare = Path(tempfile.gettempdir()) / "unified-onehead" / path.parent.name / path.name
     facts = dict(data=data_digest(minis), **more)
     try:
@@ -352,20 +273,7 @@ def first_readable(
     paths: "list[Path]",  # the preferred checkpoint first
     say=print,  # gets one line of text per damaged file
 ) -> "tuple | None":  # what `load_model` returns
-    """The first checkpoint that can be read; says which cannot.
-
-    Parameters
-    ----------
-    paths : list[Path]
-        the preferred checkpoint first
-    say : default print
-        gets one line of text per damaged file
-
-    Returns
-    -------
-    tuple | None
-        what `load_model` returns
-    """
+    "The first checkpoint that can be read; says which cannot."
     for path in paths:
         try:
             return load_model(path)
@@ -382,24 +290,7 @@ def changes(
     minis: Minis,  # that it learns from
     start: str,  # sha256 of its start weights
 ) -> "list[str]":  # "seed: 0 then, 5 now"
-    """In what a run differs from the one that a file is from, apart from the machine.
-
-    Parameters
-    ----------
-    saved : tuple
-        what `load_model` returned for a checkpoint, or for the model of a finished run
-    cfg : Config
-        of the run that goes on
-    minis : Minis
-        that it learns from
-    start : str
-        sha256 of its start weights
-
-    Returns
-    -------
-    list[str]
-        "seed: 0 then, 5 now"
-    """
+    "In what a run differs from the one that a file is from, apart from the machine."
     _, made, _, file = saved
     known = file.get("start", file.get("weights", {}).get("sha256"))  # None: an older version, only the path is known
     apart = {*MACHINE} | ({"weights"} if known is not None else set())

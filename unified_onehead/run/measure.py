@@ -22,7 +22,7 @@ from ..data.sources import data_digest, find_mini
 from ..data.check import folder_mb
 from ..model.net import OneHead
 from ..model.rules import check_network, count_macs
-from ..learn.metrics import ScoreMatrix, trivial_floors
+from ..learn.forgetting import ScoreMatrix, trivial_floors
 from ..learn.checkpoint import device_name
 from ..learn.learner import Learner
 from .results import Results, RunState
@@ -37,20 +37,7 @@ def data_facts(
     minis: Minis,  # as the run read them
     cfg: Config,  # data.root is read: empty for synthetic minis
 ) -> dict:  # root, synthetic, counts, classes, leaks, notes, bytes, digest, shared
-    """What the report says about the data.
-
-    Parameters
-    ----------
-    minis : Minis
-        as the run read them
-    cfg : Config
-        data.root is read: empty for synthetic minis
-
-    Returns
-    -------
-    dict
-        root, synthetic, counts, classes, leaks, notes, bytes, digest, shared
-    """
+    "What the report says about the data."
     counts = {t: {s: len(r) for s, r in splits.items()} for t, splits in minis.records.items()}
     sets = {(t, s): records for t, splits in minis.records.items() for s, records in splits.items()}
     return {"root": str(minis.root), "synthetic": not cfg.data.root, "counts": counts, "classes": minis.classes,

@@ -116,20 +116,7 @@ def judge_labels(
     task: Task,  # with the network's class names
     dataset: MiniDataset,  # validation images at full size
 ) -> str:  # why the task cannot be measured; empty when it can
-    """Decode everything before the network runs. Raises InputError for a broken file and for a mask value that is no class.
-
-    Parameters
-    ----------
-    task : Task
-        with the network's class names
-    dataset : MiniDataset
-        validation images at full size
-
-    Returns
-    -------
-    str
-        why the task cannot be measured; empty when it can
-    """
+    "Decode everything before the network runs. Raises InputError for a broken file and for a mask value that is no class."
     seen = set().union(*(mask_values(dataset.sample(i), len(task.classes)) for i in range(len(dataset))))
     if not len(dataset):
         return "val has no image"

@@ -15,7 +15,7 @@ from ..core.files import write_atomic
 from ..core.config import METRICS, TASK_TITLES
 from ..core.tables import duration, markdown_table, number
 from ..core.viz import plot_curves, plot_matrix
-from ..learn.metrics import ScoreMatrix, delta_p, learned, score_drop
+from ..learn.forgetting import ScoreMatrix, delta_p, learned, score_drop
 from .results import Results
 from .verdict import backbone_title, judge, verdict_counts, word
 
@@ -27,26 +27,7 @@ def sentence_forgetting(
     floor: float,  # below it, a score counts as never learned
     newest: bool = False,  # whether its own stage is the last
 ) -> str:  # one sentence
-    """What happened to one metric between its own stage and the last.
-
-    Parameters
-    ----------
-    metric : str
-        name
-    start : float | None
-        baseline
-    final : float | None
-        after the last stage
-    floor : float
-        below it, a score counts as never learned
-    newest : bool, default False
-        whether its own stage is the last
-
-    Returns
-    -------
-    str
-        one sentence
-    """
+    "What happened to one metric between its own stage and the last."
     if start is None or final is None:
         return f"**{metric}** was not measured at both ends."
     if start < floor or not start:
@@ -69,18 +50,7 @@ def sentence_forgetting(
 def stage_losses(
     matrix: dict,  # stage -> metric -> value
 ) -> list:  # one sentence for each stage after the first
-    """Which metrics a stage cost or gained, against the stage before.
-
-    Parameters
-    ----------
-    matrix : dict
-        stage -> metric -> value
-
-    Returns
-    -------
-    list
-        one sentence for each stage after the first
-    """
+    "Which metrics a stage cost or gained, against the stage before."
     stages, lines = list(matrix), []
     for before, after in zip(stages, stages[1:]):
         moves = [(m, matrix[before].get(m), matrix[after].get(m)) for m in METRICS.values()]
@@ -98,18 +68,7 @@ def epochs(records: list) -> list:
 def distillation_share(
     records: list,  # the log
 ) -> list:  # one sentence for each stage that had distillation
-    """How much of the training loss was distillation in the last epoch of a stage.
-
-    Parameters
-    ----------
-    records : list
-        the log
-
-    Returns
-    -------
-    list
-        one sentence for each stage that had distillation
-    """
+    "How much of the training loss was distillation in the last epoch of a stage."
     last = {r["task"]: r for r in epochs(records)}
     lines = []
     for stage, row in last.items():
@@ -125,20 +84,7 @@ def analysis(
     results: Results,  # the run
     records: list,  # the log
 ) -> str:  # markdown
-    """Forgetting in words, every one of them decided by the numbers.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-    records : list
-        the log
-
-    Returns
-    -------
-    str
-        markdown
-    """
+    "Forgetting in words, every one of them decided by the numbers."
     scores, floors = ScoreMatrix(results.matrix), results.floors or {}
     lines = [sentence_forgetting(m, scores.baseline[m], scores.final[m], floors.get(m, 0.0), task == scores.last)
              for task, m in METRICS.items()]
@@ -155,18 +101,7 @@ def analysis(
 def diagram(
     results: Results,  # the run
 ) -> str:  # a text diagram with shapes
-    """The network as it was built in this run.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-
-    Returns
-    -------
-    str
-        a text diagram with shapes
-    """
+    "The network as it was built in this run."
     config, facts = results.config or {}, results.network or {}
     side, width = (config.get("data") or {}).get("size", "S"), (config.get("net") or {}).get("width", "W")
     classes = (results.data or {}).get("classes") or {}
@@ -191,20 +126,7 @@ def section_schedule(
     results: Results,  # the run
     records: list,  # the log
 ) -> str:  # markdown
-    """What each stage was given, how long it trained, where its loss went.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-    records : list
-        the log
-
-    Returns
-    -------
-    str
-        markdown
-    """
+    "What each stage was given, how long it trained, where its loss went."
     rows = [["stage", "images", "stored images of earlier tasks", "epochs", "loss, first -> last epoch", "time"]]
     seconds = results.train_seconds or {}
     for stage in results.stages or []:
@@ -219,18 +141,7 @@ def section_schedule(
 def class_lines(
     results: Results,  # the run
 ) -> list:  # one line per task
-    """Every class with its score, best first; classes without ground truth are named last.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-
-    Returns
-    -------
-    list
-        one line per task
-    """
+    "Every class with its score, best first; classes without ground truth are named last."
     lines = []
     for task, row in (results.scores or {}).items():
         scores = row.get("per_class") or {}
@@ -244,18 +155,7 @@ def class_lines(
 def section_results(
     results: Results,  # the run
 ) -> str:  # markdown
-    """The score matrix, the drops, the further scores at the end, and the classes.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-
-    Returns
-    -------
-    str
-        markdown
-    """
+    "The score matrix, the drops, the further scores at the end, and the classes."
     metrics, floors, scores = list(METRICS.values()), results.floors or {}, ScoreMatrix(results.matrix)
     numbers = scores.summary()
     rows = [["after stage", *metrics]]
@@ -275,18 +175,7 @@ def section_results(
 def section_resources(
     results: Results,  # the run
 ) -> str:  # markdown
-    """Parameters by part, latency, training time, versions.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-
-    Returns
-    -------
-    str
-        markdown
-    """
+    "Parameters by part, latency, training time, versions."
     facts, latency = results.network or {}, results.latency_ms or {}
     rows = [["what", "value"]]
     parts = ("total", "trainable", "backbone", "neck", "head")
@@ -312,13 +201,7 @@ DATASETS = """- PASCAL VOC 2012: Everingham et al., The PASCAL Visual Object Cla
 
 
 def citations() -> str:  # markdown list
-    """The papers that the parts come from.
-
-    Returns
-    -------
-    str
-        markdown list
-    """
+    "The papers that the parts come from."
     papers = [p.strip().rsplit(" ", 1) for p in CITATIONS.split(";")]
     return "\n".join(f"- {name}: arXiv:{number}" for name, number in papers) + "\n" + DATASETS
 
@@ -329,24 +212,7 @@ def report_text(
     rules: list,  # from `judge`
     figures: list,  # file names under figures/
 ) -> str:  # markdown
-    """The whole of report.md.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-    records : list
-        the log
-    rules : list
-        from `judge`
-    figures : list
-        file names under figures/
-
-    Returns
-    -------
-    str
-        markdown
-    """
+    "The whole of report.md."
     weights = results.weights or {}
     rows = [["rule", "limit", "value", "verdict", "note"]]
     rows += [[r["name"], r["limit"], r["value"], word(r["pass"]), r["note"]] for r in rules]

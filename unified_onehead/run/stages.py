@@ -41,20 +41,7 @@ def doubt(
     cfg: Config,  # preset, data root and start weights are read
     device: "torch.device | None" = None,  # None: not known yet
 ) -> str:  # a sentence, or nothing
-    """What a person may not have meant: a recipe for real data without its data, start weights or GPU.
-
-    Parameters
-    ----------
-    cfg : Config
-        preset, data root and start weights are read
-    device : torch.device | None, default None
-        None: not known yet
-
-    Returns
-    -------
-    str
-        a sentence, or nothing
-    """
+    "What a person may not have meant: a recipe for real data without its data, start weights or GPU."
     if cfg.run.preset not in ("cpu", "t4"):
         return ""
     lacking = ["the real minis (--data-root)"] * (not cfg.data.root) + ["ImageNet weights (--weights imagenet)"] * (
@@ -165,26 +152,7 @@ def restore(
     start: str,  # sha256 of the start weights
     say=print,  # gets one line of text per damaged file
 ) -> "RunState | None":  # the state to go on with; None: no stage was finished
-    """Load the latest stage's network, memory and matrix. Raises InputError when settings, start weights or data differ.
-
-    Parameters
-    ----------
-    learner : Learner
-        takes over the network and what the strategy carries
-    folder : Path
-        of the run
-    minis : Minis
-        that it learns from
-    start : str
-        sha256 of the start weights
-    say : default print
-        gets one line of text per damaged file
-
-    Returns
-    -------
-    RunState | None
-        the state to go on with; None: no stage was finished
-    """
+    "Load the latest stage's network, memory and matrix. Raises InputError when settings, start weights or data differ."
     saved = first_readable(sorted(folder.glob("stage*.pt"), reverse=True), say)
     if saved is None:
         return None
@@ -204,27 +172,7 @@ def begin(
     resume: bool,  # go on with what is there
     say,  # gets one line of text
 ) -> RunState:
-    """The state that the first stage of this call finds; the log keeps the rows that belong to it.
-
-    Parameters
-    ----------
-    learner : Learner
-        as in `restore`
-    folder : Path
-        of the run
-    minis : Minis
-        that it learns from
-    start : str
-        sha256 of the start weights
-    resume : bool
-        go on with what is there
-    say
-        gets one line of text
-
-    Returns
-    -------
-    RunState
-    """
+    "The state that the first stage of this call finds; the log keeps the rows that belong to it."
     state = restore(learner, folder, minis, start, say) if resume else None
     if state:
         say(f"resumed after {', '.join(state.matrix)}")
@@ -242,26 +190,7 @@ def single_task_runs(
     log,  # gets the rows of every epoch, each with the key `single_task`
     say=print,  # gets one line of text where the disk refuses or a file is damaged
 ) -> "dict[str, float]":  # metric -> value
-    """Train each task alone, or find it trained; their metrics. The detector's boxes ask the segmenter's masks.
-
-    Parameters
-    ----------
-    cfg : Config
-        of the run; its strategy does not matter here
-    minis : Minis
-        that each of them learns from
-    folder : Path
-        of the run; single_seg.pt, .. are read and written there
-    log
-        gets the rows of every epoch, each with the key `single_task`
-    say : default print
-        gets one line of text where the disk refuses or a file is damaged
-
-    Returns
-    -------
-    dict[str, float]
-        metric -> value
-    """
+    "Train each task alone, or find it trained; their metrics. The detector's boxes ask the segmenter's masks."
     scores, nets = {}, {}
     for task in TASKS:
         seed_everything(cfg.run.seed)
@@ -301,41 +230,13 @@ def reproduces(
     learner: Learner,  # its validation images are evaluated
     final: "dict[str, float]",  # metric -> what the run claims
 ) -> bool:
-    """True when the saved file, loaded afresh, gives the same metrics.
-
-    Parameters
-    ----------
-    path : Path
-        of a saved model
-    learner : Learner
-        its validation images are evaluated
-    final : dict[str, float]
-        metric -> what the run claims
-
-    Returns
-    -------
-    bool
-    """
+    "True when the saved file, loaded afresh, gives the same metrics."
     again, _ = evaluate_seen(learner, list(TASKS), load_model(path, learner.device)[0])
     return all(abs(again[m] - final[m]) < 1e-6 for m in METRICS.values())
 
 # %% ../../nbs/run/06_stages.ipynb #6a869bb8
 def finish(folder: Path, results: Results, learner: Learner, minis: Minis, say) -> Results:  # with the verdict
-    """Judge, write the report and results.json, print the verdict.
-
-    Parameters
-    ----------
-    folder : Path
-    results : Results
-    learner : Learner
-    minis : Minis
-    say
-
-    Returns
-    -------
-    Results
-        with the verdict
-    """
+    "Judge, write the report and results.json, print the verdict."
     results = replace(results, rules=judge(results))
     learner.net.eval()
     shown = [r for k in (0, 1) for t in TASKS for r in minis.records[t]["val"][k:k + 1]]
@@ -397,20 +298,7 @@ def run_assignment(
 
 # %% ../../nbs/run/06_stages.ipynb #986c01f0
 class Found(NamedTuple):
-    """What a folder holds, seen from one experiment.
-
-    Attributes
-    ----------
-    folder : Path
-    taken : bool
-        whether anything is there
-    finished : bool
-        whether a run there came to its end
-    same : bool
-        whether a checkpoint or a model there proves that it is this experiment
-    differs : list[str]
-        why it is another; empty also where nothing is there, or no stage was finished
-    """
+    "What a folder holds, seen from one experiment."
     folder: Path
     taken: bool  # whether anything is there
     finished: bool  # whether a run there came to its end

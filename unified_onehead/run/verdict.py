@@ -10,7 +10,7 @@ from ..core.config import METRICS, TASKS
 from ..core.tables import duration, text_table
 from ..model.backbone import BACKBONES
 from ..learn.strategies import STRATEGIES
-from ..learn.metrics import FLOOR_REASONS, ScoreMatrix, score_drop
+from ..learn.forgetting import FLOOR_REASONS, ScoreMatrix, score_drop
 from .results import Results
 
 # %% ../../nbs/run/03_verdict.ipynb #2dad6a78
@@ -21,26 +21,7 @@ def rule(
     ok: "bool | None",  # None: this run cannot tell
     note: str = "",  # reading, reason, or what would settle it
 ) -> dict:  # name, limit, value, pass, note
-    """One row of the verdict.
-
-    Parameters
-    ----------
-    name : str
-        short, with its group first: "head: layers"
-    limit : str
-        what the assignment asks for
-    value : str
-        what this run has
-    ok : bool | None
-        None: this run cannot tell
-    note : str, default ""
-        reading, reason, or what would settle it
-
-    Returns
-    -------
-    dict
-        name, limit, value, pass, note
-    """
+    "One row of the verdict."
     return {"name": name, "limit": limit, "value": value, "pass": None if ok is None else bool(ok), "note": note}
 
 
@@ -49,57 +30,21 @@ def unknown(
     limit: str,  # as in `rule`
     why: str,  # what is missing
 ) -> dict:  # a rule that is not judged
-    """A row for which the run recorded nothing.
-
-    Parameters
-    ----------
-    name : str
-        as in `rule`
-    limit : str
-        as in `rule`
-    why : str
-        what is missing
-
-    Returns
-    -------
-    dict
-        a rule that is not judged
-    """
+    "A row for which the run recorded nothing."
     return rule(name, limit, "not measured", None, why)
 
 # %% ../../nbs/run/03_verdict.ipynb #b0e38fb3
 def word(
     verdict: "bool | None",  # of a rule
 ) -> str:
-    """The verdict in words.
-
-    Parameters
-    ----------
-    verdict : bool | None
-        of a rule
-
-    Returns
-    -------
-    str
-    """
+    "The verdict in words."
     return {True: "pass", False: "FAIL", None: "not judged"}[verdict]
 
 # %% ../../nbs/run/03_verdict.ipynb #7369e223
 def rules_data(
     results: Results,  # the run
 ) -> "list[dict]":  # rules
-    """Counts, layout, overlap, size.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-
-    Returns
-    -------
-    list[dict]
-        rules
-    """
+    "Counts, layout, overlap, size."
     info = results.data or {}
     counts, leaks = info.get("counts") or {}, info.get("leaks")
     shared = {t: len(names) for t, names in (leaks or {}).items() if names}
@@ -134,18 +79,7 @@ def backbone_title(name: "str | None") -> str:
 def rules_network(
     results: Results,  # the run
 ) -> "list[dict]":  # rules
-    """Backbone, freezing, neck, head, branch, parameters.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-
-    Returns
-    -------
-    list[dict]
-        rules
-    """
+    "Backbone, freezing, neck, head, branch, parameters."
     facts, weights = results.network or {}, results.weights or {}
     backbone, pretrained = weights.get("backbone"), weights.get("name", "none") != "none"
     frozen, neck, head = (facts.get(k) for k in ("frozen_blocks", "neck_layers", "head_layers"))
@@ -174,24 +108,7 @@ def judge_speed(
     device: str,  # name of the device it was measured on
     cards: tuple,  # names that the limit is meant for
 ) -> tuple:  # (True, False or None; the reason when None)
-    """What a measurement on this device says about a limit on another.
-
-    Parameters
-    ----------
-    value : float
-        measured
-    limit : float
-        at most, same unit
-    device : str
-        name of the device it was measured on
-    cards : tuple
-        names that the limit is meant for
-
-    Returns
-    -------
-    tuple
-        (True, False or None; the reason when None)
-    """
+    "What a measurement on this device says about a limit on another."
     if any(card.lower() in device.lower() for card in cards):
         return value <= limit, ""
     if "cpu" in device.lower() and value <= limit:
@@ -202,18 +119,7 @@ def judge_speed(
 def rules_speed(
     results: Results,  # the run
 ) -> "list[dict]":  # rules
-    """Latency of one image and training time in all.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-
-    Returns
-    -------
-    list[dict]
-        rules
-    """
+    "Latency of one image and training time in all."
     latency, seconds = results.latency_ms or {}, (results.train_seconds or {}).get("total")
     fast, short = "<= 150 ms at 512 x 512 on a T4", "<= 2 h on a T4 or V100"
     rules = [unknown("inference", fast, "no latency recorded"), unknown("training time", short, "no time recorded")]
@@ -235,18 +141,7 @@ def rules_speed(
 def rules_schedule(
     results: Results,  # the run
 ) -> "list[dict]":  # rules
-    """Order of the stages, their data, their evaluation.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-
-    Returns
-    -------
-    list[dict]
-        rules
-    """
+    "Order of the stages, their data, their evaluation."
     stages, matrix = results.stages, results.matrix or {}
     order, own, seen = "seg -> det -> cls", "each stage trains only its own task", "all seen tasks after every stage"
     wanted = [(s, METRICS[t]) for i, s in enumerate(TASKS) for t in TASKS[:i + 1]]
@@ -268,18 +163,7 @@ OWN_CHANNELS = ("own channels and their update mask are on no list: read as how 
 def rules_remedy(
     results: Results,  # the run
 ) -> "list[dict]":  # rules
-    """The method against forgetting, the stored images, the data beyond the three minis.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-
-    Returns
-    -------
-    list[dict]
-        rules
-    """
+    "The method against forgetting, the stored images, the data beyond the three minis."
     strategy, weights, stages = results.strategy, results.weights or {}, results.stages
     stored = max((n for s in stages or [] for n in s.get("replayed", {}).values()), default=0)
     start, replay = weights.get("name", "none"), "at most 10 images per task"
@@ -304,28 +188,7 @@ def rule_forgetting(
     reason: str,  # what the floor is
     against: str = "baseline",  # what `start` is
 ) -> dict:  # the rule
-    """Final at least start - 5 % (relative), and both at least the floor.
-
-    Parameters
-    ----------
-    name : str
-        of the rule
-    start : float | None
-        what the final score is held against
-    final : float | None
-        score after the last stage
-    floor : float | None
-        below it, a score counts as never learned
-    reason : str
-        what the floor is
-    against : str, default "baseline"
-        what `start` is
-
-    Returns
-    -------
-    dict
-        the rule
-    """
+    "Final at least start - 5 % (relative), and both at least the floor."
     limit = f"final >= {against} - 5 %"
     if start is None or final is None:
         return unknown(name, limit, f"needs {against} and final score")
@@ -343,18 +206,7 @@ def rule_forgetting(
 def rules_forgetting(
     results: Results,  # the run
 ) -> "list[dict]":  # rules
-    """Per metric against its baseline, the bonus, and per metric against a single-task run.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-
-    Returns
-    -------
-    list[dict]
-        rules
-    """
+    "Per metric against its baseline, the bonus, and per metric against a single-task run."
     scores = ScoreMatrix(results.matrix)
     floors, base = results.floors or {}, scores.baseline
     alone = results.single_task or {}
@@ -374,18 +226,7 @@ def rules_forgetting(
 def rules_evaluation(
     results: Results,  # the run
 ) -> "list[dict]":  # rules
-    """Whether the saved model gives the same numbers, and what else is to be handed in.
-
-    Parameters
-    ----------
-    results : Results
-        the run
-
-    Returns
-    -------
-    list[dict]
-        rules
-    """
+    "Whether the saved model gives the same numbers, and what else is to be handed in."
     name, limit = "evaluation", "eval.py prints mAP, mIoU, Top-1 of model.pt"
     same = results.reproduced
     return [unknown(name, limit, "model.pt was not evaluated again") if same is None else
