@@ -103,7 +103,7 @@ def readings_table(records: "list[dict]") -> str:  # '' without records
 
 
 def read_models(args) -> None:
-    "Read each model by every judge; a record per model."
+    "Read each model under each reading; a record per model."
     for path in args.models:  # N/* names folds, too: refused before an hour of reading
         refuse_fold(path)
     for path in args.models:

@@ -38,6 +38,7 @@ from ..learn.task import class_counts, make_tasks
 from ..learn.checkpoint import device_name, save_model
 from ..learn.evaluate import BorrowedMasks
 from ..learn.learner import Learner
+from ..run.results import RunState
 from ..run.measure import floors, versions
 from ..run.stages import check_images, run_stages
 from .folds import fold_minis
@@ -134,7 +135,7 @@ def facts(
     learners: "list[Learner]",  # one per network, trained
     weights: dict,  # record of the start weights
     seconds: "dict[str, float]",  # stage -> training time
-) -> dict:  # see the table above
+) -> dict:  # weights, parameters, macs, networks, presentations, replayed, train_seconds, floors, device
     "What a runner reports beside scores."
     nets, size = [learner.net for learner in learners], learners[0].cfg.data.size
     shown, replayed = (dict(sum(counts, Counter())) for counts in (
@@ -153,7 +154,7 @@ def run_sequence(
     show=None,  # called with the learner and the evidence at the end; None: nobody looks
     store: "dict | None" = None,  # trunk outputs that several cells share, see `shared_views`
     keep: "Path | None" = None,  # a folder: the network after each stage stays there as stage1.pt, stage2.pt, ...
-) -> dict:  # see the table above
+) -> dict:  # matrix, evidence, and what `facts` gives: weights, size, cost, time, floors, device
     """A strategy: its stages on one network.
 
     Parameters
@@ -174,20 +175,18 @@ def run_sequence(
     Returns
     -------
     dict
-        see the table above
+        matrix, evidence, and what `facts` gives: weights, size, cost, time, floors, device
     """
     kept_views = len(store or {})
     learner, weights = make_learner(cfg, minis, store)
     check_images(learner)
-    state = {"matrix": {}, "seconds": {}, "stages": [], "memory": {}, "details": {}}
     with tempfile.TemporaryDirectory() if keep is None else nullcontext(keep) as folder:
-        run_stages(learner, minis, Path(folder), state, say)
+        state = run_stages(learner, minis, Path(folder), RunState(), say)
     evidence = {t: take_evidence(learner.net, learner.tasks[t], learner.val_sets[t], cfg, learner.device, minis.root)
                 for t in TASKS}
     if show:
         show(learner, evidence)
-    return {"matrix": state["matrix"], "evidence": evidence, "kept_views": kept_views,
-            **facts([learner], weights, state["seconds"])}
+    return {"matrix": state.matrix, "evidence": evidence, "kept_views": kept_views, **facts([learner], weights, state.seconds)}
 
 # %% ../../nbs/compare/04_cells.ipynb #6ff8afaa
 def run_single(
@@ -197,7 +196,7 @@ def run_single(
     show=None,  # not called: no one learner holds all tasks
     store: "dict | None" = None,  # trunk outputs that several cells share, see `shared_views`
     keep: "Path | None" = None,  # a folder: the networks stay there as seg.pt, det.pt, cls.pt
-) -> dict:  # see the table above
+) -> dict:  # matrix, evidence, and what `facts` gives: weights, size, cost, time, floors, device
     "Three networks of ours, one per task; the detector's boxes ask the segmenter's masks."
     learners, evidence, seconds, kept_views = {}, {}, {}, len(store or {})
     for task in TASKS:

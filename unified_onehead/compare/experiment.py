@@ -189,7 +189,7 @@ class CellRecord(FileRecord):
     recipe : dict | None, default None
         a specialist's own settings; None for systems of ours
     evidence : dict
-        task -> what every val image contributed, see the table on top of the page
+        task -> images, classes, seen: what every val image contributed
     """
     system: str  # one of SYSTEMS, or a further system that a benchmark brings
     backbone: "str | None" = None  # name of the backbone that the start weights belong to
@@ -216,7 +216,7 @@ class CellRecord(FileRecord):
     date: "str | None" = None  # YYYY-MM-DD, UTC
     config: dict  # group -> setting -> value, as the system ran
     recipe: "dict | None" = None  # a specialist's own settings; None for systems of ours
-    evidence: dict  # task -> what every val image contributed, see the table on top of the page
+    evidence: dict  # task -> images, classes, seen: what every val image contributed
 
 # %% ../../nbs/compare/01_experiment.ipynb #28214e8d
 ELSEWHERE = (*MACHINE, "weights")  # compared by their content and not by their path, see `differences`

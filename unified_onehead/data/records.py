@@ -368,12 +368,16 @@ class Batch:
     categories: torch.Tensor  # int64 B
     samples: list = field(default_factory=list)  # the samples, for scale and original size
 
-    def of(self, task: str) -> torch.Tensor:  # int64 indices into the batch
+    def of(
+        self,
+        task: str,  # seg | det | cls
+    ) -> torch.Tensor:  # int64 indices into the batch
         """Which samples are labelled for `task`.
 
         Parameters
         ----------
         task : str
+            seg | det | cls
 
         Returns
         -------

@@ -18,7 +18,7 @@ import requests
 from gdown.exceptions import FileURLRetrievalError
 
 from ..core.files import digest_of
-from ..data.prepare import file_sha256
+from ..core.files import file_sha256
 from .http import RetryableError, Net, SourceError, CorruptDownload, is_page, no_room, page_words, retry
 
 # %% ../../nbs/fetch/01_drive.ipynb #67af0bb5

@@ -21,7 +21,7 @@ from pathlib import Path
 import requests
 
 from ..core.files import InputError, digest_of, replace_file
-from ..data.prepare import file_sha256
+from ..core.files import file_sha256
 
 # %% ../../nbs/fetch/00_http.ipynb #a5c656b3
 class SourceError(InputError):

@@ -19,7 +19,8 @@ from ..core.files import InputError, replace_file
 from ..core.config import TASKS
 from ..data.synthetic import FOLDERS, MARKER
 from ..data.sources import find_mini, read_minis, what_is_there
-from ..data.prepare import CARD, MANIFEST, differences, file_hashes, file_sha256, prepare, read_manifest
+from ..data.prepare import CARD, MANIFEST, differences, file_hashes, prepare, read_manifest
+from ..core.files import file_sha256
 from .http import Net, SourceError
 from .archive import unpack
 

@@ -116,13 +116,16 @@ class Feed:
         self.features = keep if net.backbone.frozen else None
         self.folded_trunk = folded_trunk(net.backbone) if self.features is not None else None
 
-    def epoch(self, steps: list):  # yields (feats, targets, batch) for every step
+    def epoch(
+        self,
+        steps: list,  # keys of every step
+    ):
         """Everything that the loop needs for the keys of an epoch, step by step.
 
         Parameters
         ----------
         steps : list
-            yields (feats, targets, batch) for every step
+            keys of every step
         """
         if self.features is not None:
             yield from map(self.from_memory, steps)
@@ -134,28 +137,36 @@ class Feed:
             batch = batch.to(self.device)
             yield *self.run(batch.images), batch
 
-    def run(self, images: torch.Tensor) -> tuple:  # feats, targets
+    def run(
+        self,
+        images: torch.Tensor,  # float32 B x 3 x S x S, on the feed's device
+    ) -> tuple:  # the trunk's maps; what the teacher says, or None
         """Trunk and teacher for B x 3 x S x S images, normalised.
 
         Parameters
         ----------
         images : torch.Tensor
+            float32 B x 3 x S x S, on the feed's device
 
         Returns
         -------
         tuple
-            feats, targets
+            the trunk's maps; what the teacher says, or None
         """
         with self.autocast():
             feats = self.net.trunk(images)
             return feats, self.teacher(feats)
 
-    def stack(self, rows: list) -> list:  # tensors on the device, one for each kept map
+    def stack(
+        self,
+        rows: list,  # one list of kept maps per view
+    ) -> list:  # tensors on the device, one for each kept map
         """Kept maps of several views as batches.
 
         Parameters
         ----------
         rows : list
+            one list of kept maps per view
 
         Returns
         -------
@@ -165,12 +176,16 @@ class Feed:
         maps = [torch.stack(column).to(self.device).float() for column in zip(*rows)]
         return [m.contiguous(memory_format=torch.channels_last) if m.ndim == 4 else m for m in maps]
 
-    def from_memory(self, keys: list) -> tuple:  # feats, targets, batch
+    def from_memory(
+        self,
+        keys: list,  # (task, index, view) of every image of the step
+    ) -> tuple:  # feats, targets, batch
         """A step from memory; views that are not there yet are made, and kept in half precision.
 
         Parameters
         ----------
         keys : list
+            (task, index, view) of every image of the step
 
         Returns
         -------

@@ -35,6 +35,7 @@ class Task:
     """
 
     name: str  # seg | det | cls
+    weighted: "tuple[str, ...]" = ()  # terms of its loss whose weight is the setting loss_TERM; others count 1
 
     def __init__(
         self,
@@ -43,8 +44,7 @@ class Task:
         stride: int = 8,  # pixels per location
     ):
         self.classes, self.cfg, self.stride = list(classes), cfg, stride
-        terms = ("box", "conf", "det_cls", "seg_ce", "seg_dice")
-        self.weights = {name: getattr(cfg.loss, f"loss_{name}") for name in terms}
+        self.weights = {term: getattr(cfg.loss, f"loss_{term}") for term in self.weighted}
 
     def loss(
         self,
@@ -169,6 +169,7 @@ class SegmentationTask(Task):
     "Semantic segmentation, mIoU."
 
     name = "seg"
+    weighted = ("seg_ce", "seg_dice")
 
     def parts(self, output, batch, index):
         return segmentation_loss(output.segmentation, batch.masks[index])
@@ -271,6 +272,7 @@ class DetectionTask(Task):
     """
 
     name = "det"
+    weighted = ("box", "conf", "det_cls")
 
     def __init__(
         self,

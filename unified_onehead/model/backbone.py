@@ -80,17 +80,21 @@ class Backbone(FrozenSteps):
         """
         raise NotImplementedError
 
-    def step_modules(self, index: int) -> list:  # of nn.Module
+    def step_modules(
+        self,
+        index: int,  # which step, from 0
+    ) -> list:  # modules
         """The modules that a step trains.
 
         Parameters
         ----------
         index : int
+            which step, from 0
 
         Returns
         -------
         list
-            of nn.Module
+            modules
         """
         raise NotImplementedError
 
@@ -102,12 +106,16 @@ class Backbone(FrozenSteps):
                 feats.append(x)
         return feats + [x]
 
-    def trunk(self, images: torch.Tensor) -> list:  # taps so far and the running map; [images] when nothing is frozen
+    def trunk(
+        self,
+        images: torch.Tensor,  # float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
+    ) -> list:  # taps so far and the running map; [images] when nothing is frozen
         """The frozen steps, without gradient; all three maps when the whole backbone is frozen.
 
         Parameters
         ----------
         images : torch.Tensor
+            float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
 
         Returns
         -------
@@ -118,12 +126,16 @@ class Backbone(FrozenSteps):
             feats = self._run(0, self.frozen, [images])
         return feats[:-1] if self.frozen == self.steps else feats
 
-    def tail(self, feats: list) -> list:  # three maps
+    def tail(
+        self,
+        feats: list,  # what `trunk` gave
+    ) -> list:  # three maps
         """The other steps, from the trunk's output.
 
         Parameters
         ----------
         feats : list
+            what `trunk` gave
 
         Returns
         -------
@@ -132,12 +144,16 @@ class Backbone(FrozenSteps):
         """
         return feats if self.frozen == self.steps else self._run(self.frozen, self.steps, feats)[:-1]
 
-    def forward(self, images: torch.Tensor) -> list:  # three maps at strides 8, 16, 32
+    def forward(
+        self,
+        images: torch.Tensor,  # float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
+    ) -> list:  # three maps at strides 8, 16, 32
         """All steps.
 
         Parameters
         ----------
         images : torch.Tensor
+            float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
 
         Returns
         -------

@@ -32,13 +32,25 @@ def channel_entries(
             mask[(rows, inputs)[:min(p.ndim, 2)]] = True
     return masks
 
+
+class SharedLayer(nn.Module):
+    "A layer of neck or head: all tasks run through it, and it says which of its entries are whose."
+
+    def owned(
+        self,
+        task: str,  # seg | det | cls
+        block: slice,  # its hidden channels
+    ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
+        "Which entries of the layer's parameters belong to a task."
+        raise NotImplementedError
+
 # %% ../../nbs/model/01_net.ipynb #4afc2c1d
 def group_norm(channels: int) -> nn.GroupNorm:
     "Group norm with 8 channels per group."
     return nn.GroupNorm(max(1, channels // 8), channels)
 
 # %% ../../nbs/model/01_net.ipynb #54966347
-class DynamicFeatureFusion(nn.Module):
+class DynamicFeatureFusion(SharedLayer):
     """The neck: one lateral convolution per stride, all brought to one stride, a sum with learned weights that add up to 1.
 
     Parameters
@@ -69,25 +81,8 @@ class DynamicFeatureFusion(nn.Module):
             self.laterals.append(nn.Sequential(nn.Conv2d(c, width, k, stride=k, bias=False), *context, group_norm(width)))
         self.logits = nn.Parameter(torch.zeros(len(channels), width))
 
-    def owned(
-        self,
-        task: str,  # seg | det | cls
-        block: slice,  # its hidden channels
-    ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
-        """Which entries belong to a task: those that make its block of channels, from whatever the backbone gives.
-
-        Parameters
-        ----------
-        task : str
-            seg | det | cls
-        block : slice
-            its hidden channels
-
-        Returns
-        -------
-        dict[str, torch.Tensor]
-            parameter name -> bool, the parameter's shape
-        """
+    def owned(self, task, block):
+        "Which entries belong to a task: those that make its block of channels, from whatever the backbone gives."
         weight = torch.zeros_like(self.logits, dtype=torch.bool)
         weight[:, block] = True
         return {"logits": weight, **channel_entries(self.laterals, "laterals", [block])}
@@ -142,7 +137,7 @@ def block_entries(
             **channel_entries(layer.norm, "norm", [block])}
 
 # %% ../../nbs/model/01_net.ipynb #9f9572b6
-class TaskAwarenessLayer(nn.Module):
+class TaskAwarenessLayer(SharedLayer):
     """A separable convolution whose normalised output is scaled and shifted by a function of the image's own features.
 
     Parameters
@@ -164,25 +159,8 @@ class TaskAwarenessLayer(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def owned(
-        self,
-        task: str,  # seg | det | cls
-        block: slice,  # its hidden channels
-    ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
-        """Which entries belong to a task: a `ConvLayer`'s, and its block's scale and shift as far as they read nothing later.
-
-        Parameters
-        ----------
-        task : str
-            seg | det | cls
-        block : slice
-            its hidden channels
-
-        Returns
-        -------
-        dict[str, torch.Tensor]
-            parameter name -> bool, the parameter's shape
-        """
+    def owned(self, task, block):
+        "Which entries belong to a task: a `ConvLayer`'s, and its block's scale and shift as far as they read nothing later."
         width, known = self.norm.num_channels, slice(0, block.stop)
         halves = [block, slice(width + block.start, width + block.stop)]  # scale, shift
         return {**block_entries(self, block), **channel_entries(self.modulation, "modulation", halves, known)}
@@ -223,12 +201,26 @@ class UnifiedOutput(NamedTuple):
     segmentation: torch.Tensor  # B x C_seg x h x w logits
     classification: torch.Tensor  # B x C_cls logits
 
-    def take(self, index: torch.Tensor) -> "UnifiedOutput":
-        "The outputs of some images of the batch."
+    def take(
+        self,
+        index: torch.Tensor,  # int64 K, which images of the batch
+    ) -> "UnifiedOutput":  # of K images
+        """The outputs of some images of the batch.
+
+        Parameters
+        ----------
+        index : torch.Tensor
+            int64 K, which images of the batch
+
+        Returns
+        -------
+        UnifiedOutput
+            of K images
+        """
         return UnifiedOutput(*(part[index] for part in self))
 
 # %% ../../nbs/model/01_net.ipynb #3a17d8f9
-class UnifiedOutputLayer(nn.Module):
+class UnifiedOutputLayer(SharedLayer):
     """One 1x1 convolution whose channels are all outputs.
 
     Parameters
@@ -256,43 +248,44 @@ class UnifiedOutputLayer(nn.Module):
             self.conv.bias[:4 * fine**2] = FIRST_BOX
             self.conv.bias[4 * fine**2:5 * fine**2] = -math.log((1 - PRIOR) / PRIOR)
 
-    def channels(self, task: str) -> slice:
-        "Which output channels belong to a task."
-        det, seg, cls = self.sizes
-        return {"det": slice(0, det), "seg": slice(det, det + seg), "cls": slice(det + seg, det + seg + cls)}[task]
-
-    def owned(
+    def channels(
         self,
         task: str,  # seg | det | cls
-        block: slice,  # its hidden channels
-    ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
-        """Which entries belong to a task: its output channels, as far as they read no later task's block.
+    ) -> slice:  # of the last convolution's output
+        """Which output channels belong to a task.
 
         Parameters
         ----------
         task : str
             seg | det | cls
-        block : slice
-            its hidden channels
 
         Returns
         -------
-        dict[str, torch.Tensor]
-            parameter name -> bool, the parameter's shape
+        slice
+            of the last convolution's output
         """
+        det, seg, cls = self.sizes
+        return {"det": slice(0, det), "seg": slice(det, det + seg), "cls": slice(det + seg, det + seg + cls)}[task]
+
+    def owned(self, task, block):
+        "Which entries belong to a task: its output channels, as far as they read no later task's block."
         return channel_entries(self.conv, "conv", [self.channels(task)], slice(0, block.stop))
 
-    def split(self, raw: torch.Tensor) -> UnifiedOutput:  # from B x all channels x h x w
+    def split(
+        self,
+        raw: torch.Tensor,  # B x all channels x h x w
+    ) -> UnifiedOutput:  # the map `fine` times as fine per side
         """The three outputs as slices of one tensor.
 
         Parameters
         ----------
         raw : torch.Tensor
+            B x all channels x h x w
 
         Returns
         -------
         UnifiedOutput
-            from B x all channels x h x w
+            the map `fine` times as fine per side
         """
         detection, segmentation, classification = raw.float().split(self.sizes, dim=1)
         detection, segmentation = (F.pixel_shuffle(x, self.fine) for x in (detection, segmentation))
@@ -303,7 +296,7 @@ class UnifiedOutputLayer(nn.Module):
         return self.split(self.conv(x))
 
 # %% ../../nbs/model/01_net.ipynb #9faab723
-class ConvLayer(nn.Module):
+class ConvLayer(SharedLayer):
     """A separable convolution, norm, activation: one layer.
 
     Parameters
@@ -322,25 +315,8 @@ class ConvLayer(nn.Module):
         super().__init__()
         self.conv, self.norm = separable(channels, kernel), group_norm(channels)
 
-    def owned(
-        self,
-        task: str,  # seg | det | cls
-        block: slice,  # its hidden channels
-    ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
-        """Which entries belong to a task: those that make its block of channels and read no later one.
-
-        Parameters
-        ----------
-        task : str
-            seg | det | cls
-        block : slice
-            its hidden channels
-
-        Returns
-        -------
-        dict[str, torch.Tensor]
-            parameter name -> bool, the parameter's shape
-        """
+    def owned(self, task, block):
+        "Which entries belong to a task: those that make its block of channels and read no later one."
         return block_entries(self, block)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -436,28 +412,60 @@ class OneHead(nn.Module):
             found.update({f"{name}.{key}": mask for key, mask in masks.items()})
         return found
 
-    def trunk(self, images: torch.Tensor) -> list:  # what `Backbone.trunk` gives
-        """The frozen blocks; images are B x 3 x H x W, normalised, H and W multiples of 32. Raises ValueError for other sizes.
+    def trunk(
+        self,
+        images: torch.Tensor,  # float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
+    ) -> list:  # what `from_trunk` takes: the frozen blocks' maps
+        """The frozen blocks, without gradient. Raises ValueError for images of other sizes.
 
         Parameters
         ----------
         images : torch.Tensor
+            float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
 
         Returns
         -------
         list
-            what `Backbone.trunk` gives
+            what `from_trunk` takes: the frozen blocks' maps
         """
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 32 or images.shape[3] % 32:
             raise ValueError(f"images must be B x 3 x H x W with H and W multiples of 32, got {tuple(images.shape)}")
         return self.backbone.trunk(images)
 
-    def from_trunk(self, feats: list) -> UnifiedOutput:
-        "All outputs from the trunk's output."
+    def from_trunk(
+        self,
+        feats: list,  # what `trunk` gave
+    ) -> UnifiedOutput:  # detection B x (5 + C_det) x S/8 x S/8, segmentation B x C_seg x S/8 x S/8, classification B x C_cls
+        """All outputs from the trunk's output.
+
+        Parameters
+        ----------
+        feats : list
+            what `trunk` gave
+
+        Returns
+        -------
+        UnifiedOutput
+            detection B x (5 + C_det) x S/8 x S/8, segmentation B x C_seg x S/8 x S/8, classification B x C_cls
+        """
         return self.head(self.neck(self.backbone.tail(feats)))
 
-    def forward(self, images: torch.Tensor) -> UnifiedOutput:
-        "All outputs of normalised images."
+    def forward(
+        self,
+        images: torch.Tensor,  # float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
+    ) -> UnifiedOutput:  # detection B x (5 + C_det) x S/8 x S/8, segmentation B x C_seg x S/8 x S/8, classification B x C_cls
+        """All outputs of normalised images.
+
+        Parameters
+        ----------
+        images : torch.Tensor
+            float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
+
+        Returns
+        -------
+        UnifiedOutput
+            detection B x (5 + C_det) x S/8 x S/8, segmentation B x C_seg x S/8 x S/8, classification B x C_cls
+        """
         return self.from_trunk(self.trunk(images))
 
 # %% ../../nbs/model/01_net.ipynb #64c59e67

@@ -235,7 +235,7 @@ def report_text(
 # %% ../../nbs/run/04_report.ipynb #355d4412
 def write_report(
     results: "Results | dict",  # the run; its `rules` are used when there, else it is judged here
-    records: "list[dict]",  # rows of log.jsonl, see the table on top
+    records: "list[dict]",  # rows of log.jsonl: stage, task, epoch, loss, parts, lr, seconds
     out: "str | Path",  # folder of the run
     predictions: "Figure | None" = None,  # from `show_predictions`
 ) -> Path:  # report.md
@@ -248,7 +248,7 @@ def write_report(
     results : Results | dict
         the run; its `rules` are used when there, else it is judged here
     records : list[dict]
-        rows of log.jsonl, see the table on top
+        rows of log.jsonl: stage, task, epoch, loss, parts, lr, seconds
     out : str | Path
         folder of the run
     predictions : Figure | None, default None

@@ -6,7 +6,7 @@
 __all__ = ['judge', 'verdict_counts', 'verdict_table']
 
 # %% ../../nbs/run/03_verdict.ipynb #7ac5d305
-from ..core.config import METRICS, TASKS
+from ..core.config import METRICS, TASKS, current_names
 from ..core.tables import duration, text_table
 from ..model.backbone import BACKBONES
 from ..learn.strategies import STRATEGIES
@@ -156,10 +156,6 @@ def rules_schedule(
             rule("schedule: own data", own, "; ".join(foreign) or "yes", not foreign), measured]
 
 # %% ../../nbs/run/03_verdict.ipynb #40dc4893
-OWN_CHANNELS = ("own channels and their update mask are on no list: read as how the head is trained; "
-                "without them: isolate_channels=false old_lr_scale=1")
-
-
 def rules_remedy(
     results: Results,  # the run
 ) -> "list[dict]":  # rules
@@ -168,12 +164,9 @@ def rules_remedy(
     stored = max((n for s in stages or [] for n in s.get("replayed", {}).values()), default=0)
     start, replay = weights.get("name", "none"), "at most 10 images per task"
     note = f"sha256 {weights.get('sha256') or 'none'}; what a file was trained on cannot be read off it"
-    remedy = STRATEGIES[strategy].remedy if strategy in STRATEGIES else None
-    distill = (results.config or {}).get("distill") or {}
-    shared = strategy == "progressive_kd" and not distill.get("isolate_channels", True)
-    shown = "knowledge distillation, replay" if shared else remedy or str(strategy)
-    return [rule("remedy", "EWC, LwF, replay, KD", shown, None if remedy is None else True,
-                 OWN_CHANNELS if strategy == "progressive_kd" and not shared else ""),
+    distill = current_names(results.config or {}).get("distill", {})
+    remedy, said = STRATEGIES[strategy].judged_as(distill) if strategy in STRATEGIES else (None, "")
+    return [rule("remedy", "EWC, LwF, replay, KD", remedy or str(strategy), None if remedy is None else True, said),
             unknown("remedy: replay", replay, "stages not recorded") if stages is None else
             rule("remedy: replay", replay, f"{stored} in all", stored <= 10),
             rule("extra data", "none beyond ImageNet weights", f"weights: {start}",
