@@ -10,7 +10,7 @@ What is a specialist's own: decoder, losses, optimiser settings, how much of the
 where ours may reuse some. Where the libraries' networks are not as they come: FCOS's box branch starts at a distance of one
 stride, because started at zero it died with one of three seeds (those cells: benchmarks/results/first_box/); its pyramid has 128
 channels in place of 256, boxes count from a score of .02 and the best 500 per level are read (.2 and 1000); DeepLabV3+ dilates
-by 3, 6 and 9 on a map of 16 locations a side (12, 24 and 36) and enlarges its logits twofold, as FPN does (fourfold).
+by 3, 6 and 9 on a map of 16 locations per side (12, 24 and 36) and enlarges its logits twofold, as FPN does (fourfold).
 FCOS cannot ignore a region, our detector can: boxes that a view cuts to less than two fifths, or below four pixels, are no
 targets for either, so FCOS learns their places as background. The candidate `least_visible=0` gives it all of them.
 
@@ -119,7 +119,7 @@ class Encoder(nn.Module, EncoderMixin):
 def make_segmenter(backbone, classes: int, recipe: dict) -> nn.Module:
     "An smp model round our backbone; logits at stride 2, from where reading enlarges them to the original image."
     decoders = {"DeepLabV3Plus": dict(decoder_atrous_rates=(3, 6, 9), upsampling=2), "FPN": dict(upsampling=2),
-                "Unet": dict(encoder_depth=5, decoder_channels=(128, 96, 64, 48, 32))}  # rates for a map of 16 locations a side
+                "Unet": dict(encoder_depth=5, decoder_channels=(128, 96, 64, 48, 32))}  # rates for a map of 16 locations per side
     smp.encoders.encoders["ours"] = {"encoder": lambda **kw: Encoder(backbone, **kw), "params": {}, "pretrained_settings": {}}
     make = getattr(smp, recipe["decoder"])
     return make("ours", encoder_weights=None, classes=classes, **decoders[recipe["decoder"]])

@@ -14,7 +14,6 @@ from ..data.augment import LetterboxDataset
 from ..model.net import OneHead, UnifiedOutput
 from .task import Task
 
-
 # %% ../../nbs/learn/07_evaluate.ipynb #c3f6725c
 @torch.no_grad()
 def evaluate_task(
@@ -81,7 +80,7 @@ def evaluate_seen(
     scores, details = {}, {}
     for name in names:
         metric = evaluate_task(net or learner.net, learner.tasks[name], learner.val_sets[name], learner.cfg.data.size,
-                          learner.device, learner.cfg.run.eval_batch)
+                               learner.device, learner.cfg.run.eval_batch)
         values = metric.compute()
         scores.update({k: v for k, v in values.items() if not k.startswith("classes_")})
         details[name] = {"per_class": metric.per_class(), **{k: v for k, v in values.items() if k.startswith("classes_")}}
