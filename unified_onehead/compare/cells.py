@@ -33,6 +33,7 @@ from ..core.tables import duration
 from ..data.records import Minis
 from ..data.sources import data_digest, get_minis
 from ..model.net import build_network
+from ..model.rules import macs_by_part
 from ..learn.strategies import STRATEGIES, make_strategy
 from ..learn.task import class_counts, make_tasks
 from ..learn.checkpoint import device_name, save_model
@@ -99,7 +100,6 @@ def shared_views(
     return kept.setdefault(key, {})
 
 # %% ../../nbs/compare/04_cells.ipynb #e4b6806e
-@torch.no_grad()
 def forward_macs(
     net: torch.nn.Module,  # images [1, 3, S, S] -> anything; it is left in eval
     size: int,  # S, input side in pixels
@@ -118,17 +118,7 @@ def forward_macs(
     int
         multiply-accumulates of all convolutions and linear maps
     """
-    total, kinds = [0], (torch.nn.Conv2d, torch.nn.Linear)
-
-    def hook(module, inputs, output):
-        each = module.weight[0].numel() if isinstance(module, torch.nn.Conv2d) else module.in_features
-        total[0] += output.numel() * each
-
-    handles = [m.register_forward_hook(hook) for m in net.modules() if isinstance(m, kinds)]
-    net.eval()(torch.zeros(1, 3, size, size, device=next(net.parameters()).device))
-    for handle in handles:
-        handle.remove()
-    return total[0]
+    return macs_by_part(net.eval(), size, {"all": net})["all"]
 
 # %% ../../nbs/compare/04_cells.ipynb #1ace1d77
 def facts(

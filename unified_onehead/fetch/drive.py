@@ -42,7 +42,7 @@ def gdown_options(
     return {"quiet": True, "resume": True, "use_cookies": False, "timeout": net.timeout}
 
 # %% ../../nbs/fetch/01_drive.ipynb #c10bed0f
-BROKEN_OFF = getattr(gdown.exceptions, "DownloadError", ())  # gdown 6; older ones let requests' own errors through
+BROKEN_OFF = getattr(gdown.exceptions, "DownloadError", ())  # not there before gdown 6, where `gdown_options` has the say
 
 
 def ask_gdown(file_id: str, path: Path, options: dict, expected: str) -> None:

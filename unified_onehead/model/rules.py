@@ -135,6 +135,30 @@ def check_network(
 
 # %% ../../nbs/model/02_rules.ipynb #2bfde525
 @torch.no_grad()
+def macs_by_part(
+    net: nn.Module,  # B x 3 x S x S -> anything; left in the mode it was in
+    size: int,  # S, input side in pixels
+    parts: "dict[str, nn.Module]",  # name -> a module of the network, or the network itself
+) -> "dict[str, int]":  # name -> multiply-accumulates for one image
+    "Multiply-accumulates of the convolutions and linear maps in one forward pass."
+    totals, handles = dict.fromkeys(parts, 0), []
+
+    def counter(part):
+        def hook(module, inputs, output):
+            per_output = module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.in_features
+            totals[part] += output.numel() * per_output
+        return hook
+
+    for part, inside in parts.items():
+        handles += [m.register_forward_hook(counter(part)) for m in inside.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    was_training = net.training
+    net.eval()(torch.zeros(1, 3, size, size, device=next(net.parameters()).device))
+    net.train(was_training)
+    for handle in handles:
+        handle.remove()
+    return totals
+
+# %% ../../nbs/model/02_rules.ipynb #f1377e87
 def count_macs(
     net: OneHead,  # any size of network
     size: int = 512,  # input side, pixels
@@ -153,20 +177,4 @@ def count_macs(
     dict
         part -> multiply-accumulates for one image
     """
-    totals, handles = {"backbone": 0, "neck": 0, "head": 0}, []
-
-    def counter(part):
-        def hook(module, inputs, output):
-            per_output = module.weight[0].numel() if isinstance(module, nn.Conv2d) else module.in_features
-            totals[part] += output.numel() * per_output
-        return hook
-
-    for part in totals:
-        handles += [m.register_forward_hook(counter(part)) for m in getattr(net, part).modules()
-                    if isinstance(m, (nn.Conv2d, nn.Linear))]
-    was_training = net.training
-    net.eval()(torch.zeros(1, 3, size, size, device=next(net.parameters()).device))
-    net.train(was_training)
-    for handle in handles:
-        handle.remove()
-    return totals
+    return macs_by_part(net, size, {part: getattr(net, part) for part in ("backbone", "neck", "head")})

@@ -122,7 +122,7 @@ def collect(
     learner: Learner,  # trained, with its validation images
     minis: Minis,  # that it learned from
     weights: dict,  # record of the start weights, from `build_network`
-    state: "RunState | dict",  # what the stages gave
+    state: RunState,  # what the stages gave
     single: "dict[str, float]",  # metrics of single-task runs, may be empty
 ) -> Results:  # all but `reproduced` and `rules`
     """Measure what is left to measure and put everything into one record.
@@ -135,7 +135,7 @@ def collect(
         that it learned from
     weights : dict
         record of the start weights, from `build_network`
-    state : RunState | dict
+    state : RunState
         what the stages gave
     single : dict[str, float]
         metrics of single-task runs, may be empty
@@ -145,7 +145,6 @@ def collect(
     Results
         all but `reproduced` and `rules`
     """
-    state = RunState.from_dict(state) if isinstance(state, dict) else state
     cfg, net, device = learner.cfg, learner.net, learner.device
     size, facts = cfg.data.size, check_network(net)
     latency = {"median": round(measure_latency(net, 512, device), 2), "device": device_name(device), "input_size": 512,

@@ -99,7 +99,7 @@ def run_stages(
     learner: Learner,  # its network is trained in place
     minis: Minis,  # that it learns from; named in the checkpoints
     folder: Path,  # of the run; stage1.pt, .. are written there
-    state: "RunState | dict",  # what finished stages gave; filled in place and written with every checkpoint
+    state: RunState,  # what finished stages gave; filled in place and written with every checkpoint
     say=print,  # gets one line of text per stage
 ) -> RunState:  # the state, with every stage of the plan
     """Train what is left of the plan; evaluate and checkpoint after each stage.
@@ -112,7 +112,7 @@ def run_stages(
         that it learns from; named in the checkpoints
     folder : Path
         of the run; stage1.pt, .. are written there
-    state : RunState | dict
+    state : RunState
         what finished stages gave; filled in place and written with every checkpoint
     say : default print
         gets one line of text per stage
@@ -122,7 +122,7 @@ def run_stages(
     RunState
         the state, with every stage of the plan
     """
-    state, seen = RunState.from_dict(state) if isinstance(state, dict) else state, []
+    seen = []
     for stage, names in enumerate(learner.strategy.plan()):
         earlier, key = list(seen), "+".join(names)
         seen += names
