@@ -1,8 +1,8 @@
 """Run pages and keep what their cells show: python tools/outputs.py [PAGE ...]; without a name, all pages.
 
-Stored are the outputs of the cells that a reader sees. Cells marked `#| slow` or `#| eval: false` are not run and keep what they have.
-tests/test_notebooks.py runs every page again and holds what is stored against what today's code shows; a cell that prints durations,
-memory, paths or what a short training reached says `#| varies` and is held against nothing.
+Stored are the outputs of the cells that a reader sees. Cells marked `#| slow` or `#| eval: false` are not run and keep
+what they have. tests/test_notebooks.py runs every page again and holds what is stored against what today's code shows;
+a cell that prints durations, memory, paths or what a short training reached says `#| varies` and is held against nothing.
 """
 import argparse
 import json
@@ -23,6 +23,7 @@ NOT_RUN = re.compile(r"^#\|\s*(eval:\s*false|slow\s*$)", re.MULTILINE)
 VARIES = re.compile(r"^#\|\s*varies\s*$", re.MULTILINE)
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 RELATIVE, ABSOLUTE = 0.01, 0.002  # numbers of another processor or library version differ in their last digits
+WIDGET = "application/vnd.jupyter.widget-view+json"
 CELL_TIMEOUT = 600  # seconds
 
 
@@ -37,7 +38,7 @@ def execute(path: Path, cwd: Path, timeout: float = CELL_TIMEOUT):
 
 def seen(outputs: list) -> list:
     "What is kept: no stderr, which names places of the machine that ran it, and no widget."
-    return [o for o in outputs if o.get("name") != "stderr" and "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
+    return [o for o in outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
 
 
 def text_of(outputs: list) -> str:
