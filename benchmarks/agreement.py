@@ -101,7 +101,7 @@ def record_text(record: dict) -> str:  # JSON
 
 def record_name(record: dict) -> str:
     "SYSTEM-START-SIZEpx-seedN, and -foldK for a network of a fold."
-    fold = f"-fold{record['fold']}" * ("fold" in record)
+    fold = f"-fold{record['fold']}" if "fold" in record else ""
     return f"{record['strategy']}-{Path(record['weights']).stem}-{record['size']}px-seed{record['seed']}{fold}"
 
 

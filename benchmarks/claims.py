@@ -555,9 +555,10 @@ def say_remedies() -> str:
     "Own channels are on no list."
     names = listed([f"`{name}`" for name in dict.fromkeys(s for s, _ in listed_runs())])
     kept = int(claims["listed.kept"].value)
+    number = quantity(kept) if kept else "none"
     return ("Channels of a task's own, on which the default relies beside distillation and replay, are on no list of allowed "
-            f"remedies. Of the strategies measured without them ({names}, with the package's settings), {quantity(kept) if kept else 'none'} "
-            f"of {fig('listed.runs')} runs stay{'s' * (kept <= 1)} within 5 % of its own stage's end in every metric.")
+            f"remedies. Of the strategies measured without them ({names}, with the package's settings), {number} of "
+            f"{fig('listed.runs')} runs stay{'s' * (kept <= 1)} within 5 % of its own stage's end in every metric.")
 
 
 def say_search() -> str:
@@ -584,7 +585,8 @@ def main(argv: "list[str] | None" = None) -> int:
     args = parser.parse_args(argv)
 
     def work():
-        for wanted, path, make in ((args.boxes, BOXES, lambda: count_boxes(args.boxes)), (args.history, HISTORY, read_history)):
+        makers = (args.boxes, BOXES, lambda: count_boxes(args.boxes)), (args.history, HISTORY, read_history)
+        for wanted, path, make in makers:
             if wanted:
                 print("wrote", write_atomic(path, json.dumps(make(), indent=1) + "\n"))
         if not (args.boxes or args.history):
