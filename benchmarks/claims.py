@@ -332,7 +332,7 @@ def folds_alone() -> "dict | None":
 def fold_sides(system: str) -> list:  # evidence of one system on the folds whose networks were read without masks
     "One evidence: pooled over the folds that `folds_alone` has."
     if system == "alone":
-        return [{"det": folds_alone()["evidence"]}]
+        return [folds_alone()["evidence"]]
     wanted = SYSTEMS.get(system, "specialist_det")
     cells = {c.fold: c for c in all_cells() if (c.system, c.weights["name"]) == (wanted, STARTS[""]) and c.fold is not None}
     return [pool([{"det": cells[k].evidence["det"]} for k in folds_alone()["folds"]])]

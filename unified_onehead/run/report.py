@@ -166,8 +166,9 @@ def class_groups(
         return f"{sum(scores[n] for n in names) / len(names):.3f} ({sum(boxes[n] for n in names)} of {total} boxes)"
 
     share = sum(scores[n] for n in order[middle:]) / max(sum(scores[n] for n in order), 1e-12)
-    return (f"AP by how often a class occurs: {order[0]}, the most frequent, {mean(order[:1])}; the {middle} classes with most boxes "
-            f"{mean(order[:middle])}; the other {len(order) - middle} {mean(order[middle:])}, which give {share:.0%} of AP.")
+    return (f"AP by how often a class occurs: {order[0]}, the most frequent, {mean(order[:1])}; the {middle} classes with most "
+            f"boxes {mean(order[:middle])}; the other {len(order) - middle} {mean(order[middle:])}, which give "
+            f"{share:.0%} of AP.")
 
 
 def section_results(
@@ -227,6 +228,9 @@ def citations() -> str:  # markdown list
     return "\n".join(f"- {name}: arXiv:{number}" for name, number in papers) + "\n" + DATASETS
 
 # %% ../../nbs/run/04_report.ipynb #f93a2868
+BY_READING_SAYS = "Passed by a reading that not everybody need share:"
+
+
 def report_text(
     results: Results,  # the run
     records: list,  # the log
@@ -248,8 +252,7 @@ def report_text(
         "Analysis of forgetting": analysis(results, records),
         "Figures": "\n\n".join(f"![{Path(f).stem}](figures/{f})" for f in figures),
         "Resources": section_resources(results),
-        "Every rule of the assignment": markdown_table(rows) + (f"\n\nPassed by a reading that not everybody need share:\n\n{read}"
-                                                                if read else ""),
+        "Every rule of the assignment": markdown_table(rows) + f"\n\n{BY_READING_SAYS}\n\n{read}" * bool(read),
         "Citations": citations(),
     }
     body = "".join(f"\n\n## {title}\n\n{text}" for title, text in sections.items())

@@ -6,6 +6,8 @@
 __all__ = ['judge', 'verdict_counts', 'verdict_table']
 
 # %% ../../nbs/run/03_verdict.ipynb #7ac5d305
+from textwrap import fill
+
 from ..core.config import METRICS, TASKS, current_names
 from ..core.tables import duration, text_table
 from ..model.backbone import BACKBONES
@@ -313,6 +315,6 @@ def verdict_table(
     rows = [["rule", "limit", "value", "verdict"]]
     rows += [[r["name"], r["limit"], r["value"], word(r["pass"])] for r in rules]
     told = passing_notes(rules)
-    why = [f"  {r['name']}{' (pass)' if r in told else ''}: {r['note']}" for r in rules
-           if notes and r["note"] and (r["pass"] is not True or r in told)]
+    why = [fill(f"{r['name']}{' (pass)' if r in told else ''}: {r['note']}", 110, initial_indent="  ", subsequent_indent="    ")
+           for r in rules if notes and r["note"] and (r["pass"] is not True or r in told)]
     return "\n".join([text_table(rows), "", verdict_counts(rules), *why])
