@@ -9,17 +9,19 @@ import json
 import sys
 from pathlib import Path
 
-from agreement import read_records, readings_table
+from agreement import pooled_alone, read_fold_records, read_records, readings_table
 
-from unified_onehead.compare.statistics import RESAMPLES, SCORES, SPOKEN
+from unified_onehead.compare.folds import FOLDS
+from unified_onehead.compare.statistics import RESAMPLES, SCORES, SPOKEN, pool, scores_of
 from unified_onehead.compare.cells import read_cells
-from unified_onehead.compare.tables import behind, render_page, rows_of, spread, whole_minutes
+from unified_onehead.compare.page import group_table, render_page
+from unified_onehead.compare.tables import behind, rows_of, spread, whole_minutes
 from unified_onehead.core.config import TASKS
 from unified_onehead.core.files import write_atomic
 from unified_onehead.core.tables import markdown_table
 
 HERE = Path(__file__).resolve().parent
-CELLS, RECORDS, VERIFIED = (HERE / "results" / name for name in ("quality", "agreement", "verified"))
+CELLS, RECORDS, VERIFIED, FACTS = (HERE / "results" / name for name in ("quality", "agreement", "verified", "facts"))
 README = HERE / "README.md"
 SPECIALISTS = {f"specialist_{task}": tuple(s for s in SCORES if SPOKEN[s] == task) for task in TASKS}
 OURS = "progressive_kd"
@@ -50,16 +52,25 @@ puts the new ones in their place:
 
 `results/runs/` holds the complete records of single runs (`benchmarks/collect.py`), `results/recipe-search.jsonl` what was tried
 for our recipe on splits of the training images (`benchmarks/search.py`), `results/diagnosis/` the suspected causes of the
-original's failure, one at a time (`benchmarks/diagnosis.py`), `results/agreement/` what boxes gain by asking the mask
-(`benchmarks/agreement.py`), `results/first_box/` the detection specialist as its library starts it, `results/prepared/` cells
+original's failure, one at a time (`benchmarks/diagnosis.py`), `results/agreement/` what boxes gain by mask refinement
+(`benchmarks/agreement.py`), `results/facts/` the draw's boxes by name and what val said after each change
+(`benchmarks/claims.py`), `results/first_box/` the detection specialist as its library starts it, `results/prepared/` cells
 on a set that `unified-onehead data prepare` made. `results/sequence-search.jsonl` is what keeps earlier tasks, and what the
 recipe is made of, tried on folds of the training images (`benchmarks/sequences.py`), `results/specialists-search.jsonl` what was
 tried there for the specialists (`benchmarks/specialists.py`), whose recipes are starting points from common practice.
 """
 
 
-READINGS_SAY = """The same trained networks with their boxes alone, and with the mask's opinion in their sides, in their scores,
-and in both, which is how the tables above read them. Nothing is trained in between."""
+READINGS_SAY = """The same trained networks with their boxes alone, and with the masks of the same pass used in their
+sides, in their scores, and in both, which is how the tables above read them. Nothing is trained in between."""
+
+
+FOLDS_ALONE_SAY = """Networks of folds, each read on the images that its fold held out, pooled over the folds whose networks are
+there. FCOS has no masks."""
+
+
+CLASSES_SAY = """Class by class, with the boxes behind each figure. Six classes are the most frequent of the draw; the reader
+takes the other four in place of more frequent ones, because the ten most frequent would leave images without a box."""
 
 
 AGAIN_SAYS = """Finished cells trained once more by `quality.py --verify`, with the code of the second date, their scores held
@@ -69,7 +80,7 @@ against the first."""
 def digest(*folders: Path) -> str:  # of all that the page is made from when none is named
     "One hash of every file's name and bytes."
     total = hashlib.sha256()
-    for path in (p for folder in folders or (CELLS, RECORDS, VERIFIED) for p in sorted(folder.glob("*.json"))):
+    for path in (p for folder in folders or (CELLS, RECORDS, VERIFIED, FACTS) for p in sorted(folder.glob("*.json"))):
         total.update(path.name.encode() + path.read_bytes())
     return total.hexdigest()
 
@@ -94,6 +105,40 @@ def trio_table(cells: list, folds: bool = False) -> str:
     return markdown_table(lines) if len(lines) > 1 else ""
 
 
+def chosen_groups(facts: Path = FACTS / "boxes.json") -> dict:  # title -> classes of detection
+    "The frequent classes, and those that the reader took in place of more frequent ones."
+    found = json.loads(facts.read_text(encoding="utf-8"))
+    names, chosen = found["classes"], found["chosen"]
+    return {f"the {len(names)} classes": names, f"{len(names) - len(chosen)} frequent": [n for n in names if n not in chosen],
+            f"{len(chosen)} chosen to reach every image": chosen, names[0]: names[:1]}
+
+
+def classes_section(cells: list, resamples: int) -> str:  # '' without the systems
+    "AP of every class, ours beside single and the specialist, on val and pooled over folds."
+    parts = []
+    for folds, where in ((False, "val"), (True, "the folds, pooled")):
+        rows = [r for r in rows_of(cells, folds) if r.system in (OURS, "single", "specialist_det")]
+        names = [n for r in rows[:1] if "det" in r.evidences[0] for n in r.evidences[0]["det"]["classes"]]
+        if table := group_table(rows, OURS, {n: [n] for n in names}, resamples):
+            parts.append(f"On {where}:\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def folds_alone_table(cells: list, records: list) -> str:  # '' before a network of a fold was read
+    "AP and AP50 with and without mask refinement, pooled over the folds that were read, beside FCOS on the same images."
+    lines = [["system", "AP", "AP50", "folds", "start weights", "size", "seed"]]
+    for (system, weights, size, seed), alone in pooled_alone(records).items():
+        origin = [f"{len(alone['folds'])} of {FOLDS}", weights, f"{size} px", seed]
+        for title, wanted in ((f"{system}, with mask refinement", system), ("specialist_det", "specialist_det")):
+            of = {c.fold: c for c in cells if (c.system, c.weights["name"], c.size, c.seed) == (wanted, weights, size, seed)}
+            if not set(alone["folds"]) <= set(of):
+                continue
+            found = scores_of(pool([{"det": of[k].evidence["det"]} for k in alone["folds"]]))
+            lines.append([title, *(f"{found[m]:.4f}" for m in ("AP", "AP50")), *origin])
+        lines.append([f"{system}, boxes alone", *(f"{alone[m]:.4f}" for m in ("AP", "AP50")), *origin])
+    return markdown_table(lines) if len(lines) > 1 else ""
+
+
 def verified_table(folder: Path = VERIFIED) -> str:
     "What `quality.py --verify` found; '' where nothing was made again."
     lines = [["cell", "score, then and again", "largest difference", "within 1e-4", "code", "device", "torch", "dates"]]
@@ -112,10 +157,17 @@ def render(cells: list, made_from: str, resamples: int = RESAMPLES) -> str:
         return f"{HEAD}\nNo cell is finished yet.\n"
     trio = trio_table(cells)
     readings, again = readings_table(read_records(RECORDS)), verified_table()
+    folds, classes = folds_alone_table(cells, read_fold_records(RECORDS)), classes_section(cells, resamples)
+    known = chosen_groups()
+    detectors = [c.evidence["det"]["classes"] for c in cells if "det" in c.evidence]
+    groups = known if all(names == [*known.values()][0] for names in detectors) else None  # other data have other groups
     starts = {c.weights["name"]: c.weights["sha256"] for c in cells}
-    known = "Start weights by sha256: " + ", ".join(f"`{name}` {sha}" for name, sha in sorted(starts.items())) + ".\n"
-    parts = [HEAD, known, f"## One network against three specialists\n\n{trio}\n" if trio else "", render_page(cells, resamples),
-             f"## Boxes alone, and boxes that ask\n\n{READINGS_SAY}\n\n{readings}\n" if readings else "",
+    hashes = "Start weights by sha256: " + ", ".join(f"`{name}` {sha}" for name, sha in sorted(starts.items())) + ".\n"
+    parts = [HEAD, hashes, f"## One network against three specialists\n\n{trio}\n" if trio else "",
+             render_page(cells, resamples, groups),
+             f"## AP of every class\n\n{CLASSES_SAY}\n\n{classes}\n" if classes else "",
+             f"## With and without mask refinement\n\n{READINGS_SAY}\n\n{readings}\n" if readings else "",
+             f"### Pooled over folds\n\n{FOLDS_ALONE_SAY}\n\n{folds}\n" if folds else "",
              f"## Made again\n\n{AGAIN_SAYS}\n\n{again}\n" if again else "",
              f"<!-- cells: {made_from} -->"]
     return "\n".join(part for part in parts if part) + "\n"
