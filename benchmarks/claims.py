@@ -293,6 +293,11 @@ def add_data(claims: Claims) -> None:
         claims.add(f"rank.{c}", functools.partial(
             Claim, f"rank.{c}", 1 + sum(sum(n) > sum(found["boxes"][c]) for n in found["boxes"].values()),
             f"rank of {c} by boxes among the draw's names", source, "d"))
+    for split in ("train", "val"):
+        r = row("ours", "val", "").cells[0]
+        n = len(r.evidence["det"]["images"]) if split == "val" else found["images"] - len(r.evidence["det"]["images"])
+        claims.add(f"images.{split}", functools.partial(
+            Claim, f"images.{split}", n, f"images of detection in {split}, leaked copies included", source, "d"))
     claims.add("images.empty", functools.partial(
         Claim, "images.empty", found["empty"], "images that the ten most frequent names would leave without a box", source, "d"))
 
@@ -484,14 +489,20 @@ def say_pooled() -> str:
 
 def say_four_classes() -> str:
     "What AP rests on."
+    n = quantity(len(facts()["chosen"]))
+    return (f"AP rests on few boxes. {listed(facts()['chosen']).capitalize()}, {n} of the ten classes, hold "
+            f"{fig('boxes.val.four')} of val's {fig('boxes.val')} boxes and give {fig('share.val.ours.four')} of our AP there "
+            f"({fig('share.val.single.four')} of `single`'s, {fig('share.val.specialist.four')} of FCOS's). AP of the other six "
+            f"is {fig('AP.val.ours.six')}, of persons alone {fig('AP.val.ours.person')}.")
+
+
+def say_choice() -> str:
+    "Why these four."
     found = facts()
     ranks = listed([fig(f"rank.{n}") for n in found["chosen"]])
-    return (f"AP rests on few boxes. The ten most frequent names would leave {fig('images.empty')} of {found['images']} "
-            f"images without a box, so the reader takes {listed(found['chosen'])} (ranks {ranks} by boxes) in place of "
-            f"{listed(found['replaced'])}. These {quantity(len(found['chosen']))} classes hold {fig('boxes.val.four')} of "
-            f"val's {fig('boxes.val')} boxes and give {fig('share.val.ours.four')} of our AP there "
-            f"({fig('share.val.single.four')} of `single`'s, {fig('share.val.specialist.four')} of FCOS's). VOC's masks know "
-            f"all four. AP of the other six is {fig('AP.val.ours.six')}, of persons {fig('AP.val.ours.person')}.")
+    return (f"The ten most frequent names of the draw would leave {fig('images.empty')} of its {found['images']} images without "
+            f"a box. So the reader takes {listed(found['chosen'])} (ranks {ranks} by boxes) in place of "
+            f"{listed(found['replaced'])}: with them every image shows something. VOC's masks know all four, too.")
 
 
 def standing(group: str = "") -> str:  # "behind FCOS with certainty"
@@ -509,10 +520,16 @@ def both_leads(group: str = "") -> str:  # "-0.040 [..] on val and -0.011 [..] p
 
 
 def say_six() -> str:
-    "Where the specialist is ahead, and what holds for the mean of all ten classes."
-    return (f"On the six frequent classes our network is {standing('.six')}: AP differs by {both_leads('.six')}; for persons "
-            f"it is {standing('.person')}: {both_leads('.person')}. On the four chosen classes it is {standing('.four')}: "
-            f"{both_leads('.four')}. On the mean of all ten it is {standing()}: {both_leads()}.")
+    "Where the specialist is ahead."
+    return (f"On the six frequent classes our network is {standing('.six')}: AP differs by {both_leads('.six')}. For persons, "
+            f"which hold {fig('boxes.val.person')} of val's {fig('boxes.val')} boxes, it is {standing('.person')}: "
+            f"{both_leads('.person')}.")
+
+
+def say_ten() -> str:
+    "The four chosen classes, and what holds for the mean of all ten."
+    return (f"On the four chosen classes our network is {standing('.four')}: AP differs by {both_leads('.four')}. On the mean of "
+            f"all ten it is {standing()}: {both_leads()}.")
 
 
 def say_masks() -> str:
@@ -520,13 +537,18 @@ def say_masks() -> str:
     return (f"Part of AP comes from mask refinement, for which FCOS has no masks. On val our AP differs from FCOS's by "
             f"{fig('AP.val.ours-specialist')} with it and by {fig('AP.val.ours-specialist.alone')} without. From `single`'s it "
             f"differs by {fig('AP.val.ours-single')} where both refine their boxes, and by {fig('AP.val.ours-single.alone')} "
-            f"where neither does. From weak features masks harm boxes: AP50 of `single` without refinement is the "
-            f"better opponent, and ours is {beside('AP50.val.refined-alone.relative.weak')} with refinement, "
-            f"{beside('AP50.val.ours-single.alone.relative.weak')} without. " + say_masks_folds())
+            f"where neither does.")
+
+
+def say_masks_weak() -> str:
+    "From weak features, whose masks harm boxes."
+    return (f"From weak features masks harm boxes. The better opponent there is `single` without refinement, and our AP50 is "
+            f"{beside('AP50.val.refined-alone.relative.weak')} with refinement, "
+            f"{beside('AP50.val.ours-single.alone.relative.weak')} without.")
 
 
 def say_masks_folds() -> str:
-    "The same, pooled over the folds that were read without masks."
+    "With and without masks, pooled over the folds that were read without."
     if "folds.alone" not in claims:
         return "The folds have not been read without masks."
     n = int(claims["folds.alone"].value)
@@ -568,7 +590,8 @@ def say_search() -> str:
             f"against {fig('search.specialists')} on {quantity(n)} fold{'s' * (n != 1)}.")
 
 
-SENTENCES = (say_pooled, say_four_classes, say_six, say_masks, say_val, say_runs, say_remedies, say_search)
+SENTENCES = (say_pooled, say_four_classes, say_choice, say_six, say_ten, say_masks, say_masks_weak, say_masks_folds, say_val,
+             say_runs, say_remedies, say_search)
 
 
 def claims_table(names: "list[str] | None" = None) -> str:  # markdown

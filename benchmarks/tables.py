@@ -16,7 +16,7 @@ from unified_onehead.compare.statistics import RESAMPLES, SCORES, SPOKEN, pool, 
 from unified_onehead.compare.cells import read_cells
 from unified_onehead.compare.page import group_table, render_page
 from unified_onehead.compare.tables import behind, rows_of, spread, whole_minutes
-from unified_onehead.core.config import TASKS
+from unified_onehead.core.config import METRICS, TASKS
 from unified_onehead.core.files import write_atomic
 from unified_onehead.core.tables import markdown_table
 
@@ -71,6 +71,21 @@ there. FCOS has no masks."""
 
 CLASSES_SAY = """Class by class, with the boxes behind each figure. Six classes are the most frequent of the draw; the reader
 takes the other four in place of more frequent ones, because the ten most frequent would leave images without a box."""
+
+
+TRIED_SAYS = """What was tried for the specialists' recipes, on one fold of the training images with one seed; the cells use
+the line of each task that scored best, or as high as the best."""
+
+
+FOLD_SAYS = """One seed: ours, and in turn the same network with that task alone and the specialist of the score's task. 240 of
+the 300 images are those on whose folds the recipe was chosen."""
+
+
+FIRST_BOX_SAYS = """torchvision's FCOS ends its box branch with a ReLU and starts it at a distance of zero. A side whose output
+falls below zero at every location has no gradient from then on and stays shut, and a box with a shut side fits nothing: as the
+library starts it, one of three seeds learns its confidences and classes as usual and has an AP of 0
+([FCOS, issue 310](https://github.com/tianzhi0549/FCOS/issues/310)). Our specialist starts every side at a distance of one stride.
+With the seeds that survived the library's start it scores higher than with ours, so hold our network's AP against both lines."""
 
 
 AGAIN_SAYS = """Finished cells trained once more by `quality.py --verify`, with the code of the second date, their scores held
@@ -139,6 +154,48 @@ def folds_alone_table(cells: list, records: list) -> str:  # '' before a network
     return markdown_table(lines) if len(lines) > 1 else ""
 
 
+def tried_table(path: Path = HERE / "results" / "specialists-search.jsonl") -> str:
+    "What was tried for the specialists."
+    lines = [["specialist", "decoder", "learning rate", "frozen blocks", "boxes of a view", "fold", "score", "start weights",
+              "device"]]
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for r in sorted(found, key=lambda r: r["task"]):
+        recipe, score = r["recipe"], METRICS[r["task"]]
+        boxes = "-" if r["task"] != "det" else "all" if recipe.get("least_visible") == 0 else "as for ours"
+        lines.append([r["task"], recipe.get("decoder", "-"), recipe["lr"], recipe["frozen_blocks"], boxes, r["fold"],
+                      f"{score} {r['scores'][score]:.4f}", r["weights"], r["device"]])
+    return markdown_table(lines)
+
+
+def first_box_table(cells: list) -> str:  # '' without a detection specialist
+    "FCOS as its library starts it, beside the cells' own start."
+    lines = [["first distance, strides", "AP, seed by seed", "AP50, seed by seed", "seeds", "start weights", "size", "device"]]
+    for r in [*rows_of(read_cells(HERE / "results" / "first_box")), *rows_of(cells)]:
+        if r.system == "specialist_det" and all(c.recipe for c in r.cells):
+            first, = {c.recipe.get("first_box", 0.0) for c in r.cells}  # one recipe in a row
+            lines.append([first, *(", ".join(f"{v[m]:.4f}" for v in r.values) for m in ("AP", "AP50")),
+                          ", ".join(str(c.seed) for c in r.cells), *behind(r)])
+    return markdown_table(lines) if len(lines) > 2 else ""
+
+
+def fold_by_fold_table(cells: list) -> str:  # '' without folds
+    "Ours beside single and beside the specialists on each fold."
+    of = {}
+    for c in cells:
+        if c.fold is not None:
+            of.setdefault(c.system, {})[c.fold] = c
+    lines = [["score", "beside", *(f"fold {k}" for k in range(FOLDS)), "ours above", "start weights", "size", "device"]]
+    for score in (s for s in ("mIoU", "AP", "AP50", "Top1") if OURS in of):
+        for other in ("single", f"specialist_{SPOKEN[score]}"):
+            both = [(of[OURS][k].metrics[score], of[other][k].metrics[score])
+                    for k in range(FOLDS) if k in of[OURS] and k in of.get(other, {})]
+            if len(both) == FOLDS:
+                first = of[OURS][0]
+                lines.append([score, other, *(f"{a:.3f}, {b:.3f}" for a, b in both), f"{sum(a > b for a, b in both)} of {FOLDS}",
+                              first.weights["name"], f"{first.size} px", first.device])
+    return markdown_table(lines) if len(lines) > 1 else ""
+
+
 def verified_table(folder: Path = VERIFIED) -> str:
     "What `quality.py --verify` found; '' where nothing was made again."
     lines = [["cell", "score, then and again", "largest difference", "within 1e-4", "code", "device", "torch", "dates"]]
@@ -167,7 +224,11 @@ def render(cells: list, made_from: str, resamples: int = RESAMPLES) -> str:
              render_page(cells, resamples, groups),
              f"## AP of every class\n\n{CLASSES_SAY}\n\n{classes}\n" if classes else "",
              f"## With and without mask refinement\n\n{READINGS_SAY}\n\n{readings}\n" if readings else "",
-             f"### Pooled over folds\n\n{FOLDS_ALONE_SAY}\n\n{folds}\n" if folds else "",
+             f"### Without mask refinement, pooled over folds\n\n{FOLDS_ALONE_SAY}\n\n{folds}\n" if folds else "",
+             f"## Fold by fold\n\n{FOLD_SAYS}\n\n{each}\n" if (each := fold_by_fold_table(cells)) else "",
+             f"## Tried for the specialists\n\n{TRIED_SAYS}\n\n{tried_table()}\n" if trio else "",
+             f"## A specialist that could not draw a box\n\n{FIRST_BOX_SAYS}\n\n{first}\n" if (
+                 first := first_box_table(cells)) else "",
              f"## Made again\n\n{AGAIN_SAYS}\n\n{again}\n" if again else "",
              f"<!-- cells: {made_from} -->"]
     return "\n".join(part for part in parts if part) + "\n"
