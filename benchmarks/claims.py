@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from agreement import pooled_alone, read_fold_records, read_records
+from agreement import pooled_readings, read_fold_records, read_records
 
 from unified_onehead.cli import exit_code
 from unified_onehead.compare.cells import read_cells
@@ -330,16 +330,15 @@ def half_alone(start: str, name: str, claims: Claims) -> Claim:
 
 @functools.cache
 def folds_alone() -> "dict | None":
-    "Boxes alone of the fold networks that were kept, pooled; None before any was read."
-    return pooled_alone(read_fold_records()).get((SYSTEMS["ours"], STARTS[""], 256, 0))
+    "Fold networks that were read with and without masks, pooled; None before any was read."
+    return pooled_readings(read_fold_records()).get((SYSTEMS["ours"], STARTS[""], 256, 0))
 
 
 def fold_sides(system: str) -> list:  # evidence of one system on the folds whose networks were read without masks
-    "One evidence: pooled over the folds that `folds_alone` has."
-    if system == "alone":
-        return [folds_alone()["evidence"]]
-    wanted = SYSTEMS.get(system, "specialist_det")
-    cells = {c.fold: c for c in all_cells() if (c.system, c.weights["name"]) == (wanted, STARTS[""]) and c.fold is not None}
+    "One evidence: pooled over the folds that `folds_alone` has. Ours with and without refinement is of the same networks."
+    if system in ("alone", "ours"):
+        return [folds_alone()[{"alone": "boxes alone", "ours": "score and sides"}[system]]["evidence"]]
+    cells = {c.fold: c for c in all_cells() if (c.system, c.weights["name"]) == ("specialist_det", STARTS[""])}
     return [pool([{"det": cells[k].evidence["det"]} for k in folds_alone()["folds"]])]
 
 
@@ -505,6 +504,20 @@ def say_choice() -> str:
             f"{listed(found['replaced'])}: with them every image shows something. VOC's masks know all four, too.")
 
 
+def say_others() -> str:
+    "The one network beside the same with one task at a time and beside the specialists, pooled over folds."
+    def apart(other):
+        found = {s: claims[f"{s}.folds.ours-{other}"] for s in ("mIoU", "AP", "Top1")}
+        texts = [f"{c.text()} in {s.replace('Top1', 'Top-1')}" for s, c in found.items()]
+        return listed(texts), [s for s, c in found.items() if c.certain]
+
+    (single, sure), (trio, sure_trio) = apart("single"), apart("specialist")
+    none = "None of these differences is certain" if not sure + sure_trio else (
+        f"Certain are {listed(list(dict.fromkeys(sure + sure_trio)))} alone")
+    return (f"Pooled over folds the one network differs from `single` by {single}, and from the specialists by {trio}. "
+            f"{none}. They are means over all classes, which hides how classes differ.")
+
+
 def standing(group: str = "") -> str:  # "behind FCOS with certainty"
     "Where ours stands to FCOS on both sets of images."
     found = [claims[f"AP.{images}.ours-specialist{group}"] for images in IMAGES]
@@ -552,11 +565,13 @@ def say_masks_folds() -> str:
     if "folds.alone" not in claims:
         return "The folds have not been read without masks."
     n = int(claims["folds.alone"].value)
-    where = "the five folds" if n == FOLDS else f"{n} of {FOLDS} folds"
-    return (f"Pooled over {where}, AP is {fig('AP.folds.ours.refined')} with refinement, {fig('AP.folds.ours.alone')} without "
-            f"and {fig('AP.folds.specialist.beside')} for FCOS on the same images (AP50: {fig('AP50.folds.ours.refined')}, "
-            f"{fig('AP50.folds.ours.alone')}, {fig('AP50.folds.specialist.beside')}); without refinement the difference from "
-            f"FCOS is {txt('AP.folds.ours-specialist.alone')}.")
+    where = "Pooled over the five folds" if n == FOLDS else f"Pooled over {n} of {FOLDS} folds" if n > 1 else (
+        f"On one of {FOLDS} folds")
+    ours, alone, fcos = ([fig(f"{m}.folds.{side}") for m in ("AP", "AP50")] for side in (
+        "ours.refined", "ours.alone", "specialist.beside"))
+    return (f"{where} (networks trained again), AP is {ours[0]} with refinement, {alone[0]} without and {fcos[0]} for FCOS on "
+            f"the same images (AP50: {ours[1]}, {alone[1]}, {fcos[1]}); without refinement the difference from FCOS is "
+            f"{txt('AP.folds.ours-specialist.alone')}.")
 
 
 def say_val() -> str:
@@ -590,8 +605,8 @@ def say_search() -> str:
             f"against {fig('search.specialists')} on {quantity(n)} fold{'s' * (n != 1)}.")
 
 
-SENTENCES = (say_pooled, say_four_classes, say_choice, say_six, say_ten, say_masks, say_masks_weak, say_masks_folds, say_val,
-             say_runs, say_remedies, say_search)
+SENTENCES = (say_pooled, say_others, say_four_classes, say_choice, say_six, say_ten, say_masks, say_masks_weak, say_masks_folds,
+             say_val, say_runs, say_remedies, say_search)
 
 
 def claims_table(names: "list[str] | None" = None) -> str:  # markdown

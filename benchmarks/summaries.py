@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from agreement import read_records
-from claims import IMAGES, STARTS, SYSTEMS, all_rows, claims, facts, groups, row
+from claims import IMAGES, STARTS, SYSTEMS, all_rows, claims, facts, groups, listed, row
 
 from unified_onehead.compare.tables import five_percent, mean_matrix, runs_of
 from unified_onehead.core.config import METRICS
@@ -53,7 +53,7 @@ def leads_table() -> str:  # markdown, 5 columns
         found = claims[name]
         return f"**{found.text()}**" if found.certain else found.text()
 
-    kinds = [(s, s, "") for s in ("mIoU", "AP", "AP50", "Top1")]
+    kinds = [(s.replace("Top1", "Top-1"), s, "") for s in ("mIoU", "AP", "AP50", "Top1")]
     kinds += [(f"AP, {title}", "AP", f".{g}") for g, title in (("six", "six frequent classes"), ("four", "four chosen classes"),
                                                                ("person", "persons"), ("car", "cars"))]
     for title, score, group in kinds:
@@ -74,6 +74,21 @@ def strategies_table(start: str = "") -> str:  # markdown, 6 columns
         moved = [f"{matrix[task][m]:.3f} -> {matrix['cls'][m]:.3f}" for task, m in METRICS.items() if task != "cls"]
         lines.append([f"`{name}`", *moved, f"{r.mean('Top1'):.3f}", f"{kept} of {len(r.cells)}", kind.remedy or "on no list"])
     return markdown_table(lines)
+
+
+def say_lost(start: str = "") -> str:
+    "What share of its own stage's mIoU each strategy has lost after stage 3, largest loss first."
+    lost = {}
+    for name in STRATEGIES:
+        r = all_rows("val").get((name, STARTS[start]))
+        if r and name != "joint":
+            matrix = mean_matrix(r.cells)
+            lost[name] = 1 - matrix["cls"]["mIoU"] / matrix["seg"]["mIoU"]
+    fell = {n: v for n, v in sorted(lost.items(), key=lambda pair: -pair[1]) if v >= 0.0005}
+    kept = [f"`{n}`" for n, v in lost.items() if abs(v) < 0.0005]
+    text = (f"Of mIoU, the task that was learned first, is lost: {', '.join(f'`{n}` {v:.1%}' for n, v in fell.items())}. "
+            f"{listed(kept)} lose nothing, because nothing that the first task uses is trained again.")
+    return text.replace("%", " %")
 
 
 def masks_table() -> str:  # markdown, 6 columns

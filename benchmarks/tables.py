@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from agreement import pooled_alone, read_fold_records, read_records, readings_table
+from agreement import POOLED, pooled_readings, read_fold_records, read_records, readings_table
 
 from unified_onehead.compare.folds import FOLDS
 from unified_onehead.compare.statistics import RESAMPLES, SCORES, SPOKEN, pool, scores_of
@@ -66,7 +66,8 @@ sides, in their scores, and in both, which is how the tables above read them. No
 
 
 FOLDS_ALONE_SAY = """Networks of folds, each read on the images that its fold held out, pooled over the folds whose networks are
-there. FCOS has no masks."""
+there. They were trained again for this, since the networks of the cells above were not kept, and differ from those by what the
+section "Made again" shows. FCOS has no masks."""
 
 
 CLASSES_SAY = """Class by class, with the boxes behind each figure. Six classes are the most frequent of the draw; the reader
@@ -142,15 +143,15 @@ def classes_section(cells: list, resamples: int) -> str:  # '' without the syste
 def folds_alone_table(cells: list, records: list) -> str:  # '' before a network of a fold was read
     "AP and AP50 with and without mask refinement, pooled over the folds that were read, beside FCOS on the same images."
     lines = [["system", "AP", "AP50", "folds", "start weights", "size", "seed"]]
-    for (system, weights, size, seed), alone in pooled_alone(records).items():
-        origin = [f"{len(alone['folds'])} of {FOLDS}", weights, f"{size} px", seed]
-        for title, wanted in ((f"{system}, with mask refinement", system), ("specialist_det", "specialist_det")):
-            of = {c.fold: c for c in cells if (c.system, c.weights["name"], c.size, c.seed) == (wanted, weights, size, seed)}
-            if not set(alone["folds"]) <= set(of):
-                continue
-            found = scores_of(pool([{"det": of[k].evidence["det"]} for k in alone["folds"]]))
-            lines.append([title, *(f"{found[m]:.4f}" for m in ("AP", "AP50")), *origin])
-        lines.append([f"{system}, boxes alone", *(f"{alone[m]:.4f}" for m in ("AP", "AP50")), *origin])
+    for (system, weights, size, seed), found in pooled_readings(records).items():
+        wanted = "specialist_det", weights, size, seed
+        of = {c.fold: c for c in cells if (c.system, c.weights["name"], c.size, c.seed) == wanted}
+        both = {f"{system}, {name}": found[name] for name in POOLED}
+        if set(found["folds"]) <= set(of):
+            both["specialist_det"] = scores_of(pool([{"det": of[k].evidence["det"]} for k in found["folds"]]))
+        for title, scores in both.items():
+            lines.append([title, *(f"{scores[m]:.4f}" for m in ("AP", "AP50")), f"{len(found['folds'])} of {FOLDS}", weights,
+                          f"{size} px", seed])
     return markdown_table(lines) if len(lines) > 1 else ""
 
 
