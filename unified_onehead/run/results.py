@@ -116,7 +116,7 @@ class Results(ReadByKey):
     weights : dict | None, default None
         of the start: name, sha256, backbone, survived (number of tensors compared)
     data : dict | None, default None
-        root, synthetic, counts, classes, leaks, notes, bytes, digest, shared; see `data_facts`
+        root, synthetic, counts, boxes, classes, leaks, notes, bytes, digest, shared; see `data_facts`
     versions : dict[str, str] | None, default None
         package -> version
     device : str | None, default None
@@ -151,7 +151,7 @@ class Results(ReadByKey):
     fusion_weights: "list[float] | None" = None  # what the neck weighs strides 8, 16, 32 with; sum 1
     config: "dict[str, dict] | None" = None  # group -> setting -> value, as `to_dict` gives it
     weights: "dict | None" = None  # of the start: name, sha256, backbone, survived (number of tensors compared)
-    data: "dict | None" = None  # root, synthetic, counts, classes, leaks, notes, bytes, digest, shared; see `data_facts`
+    data: "dict | None" = None  # root, synthetic, counts, boxes, classes, leaks, notes, bytes, digest, shared; see `data_facts`
     versions: "dict[str, str] | None" = None  # package -> version
     device: "str | None" = None  # name of the device that the run ended on
     strategy: "str | None" = None  # a key of `STRATEGIES`
