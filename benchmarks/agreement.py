@@ -1,11 +1,14 @@
-"""What the mask's opinion of a box is worth: AP of trained networks with and without it.
+"""What boxes gain by mask refinement: AP of trained networks with and without it.
 
     python benchmarks/agreement.py MODEL [MODEL ...] --data-root D
 
 MODEL is a stage3.pt or model.pt of `unified-onehead run` (or of a strategy: strategy=...), or the folder of a `single` cell that
-benchmarks/quality.py --networks has kept: its detector then asks the masks of its segmenter. Nothing is trained: the same
-networks read val once for each of READINGS. The record is benchmarks/results/agreement/SYSTEM-START-SIZEpx-seedN.json;
-the page of results shows the table. Networks of folds are refused: the data's own val is among what they were trained on.
+benchmarks/quality.py --networks has kept: its detector's boxes then use the masks of its segmenter. Nothing is trained: the
+same networks read val once for each of READINGS. The record is benchmarks/results/agreement/SYSTEM-START-SIZEpx-seedN.json.
+
+A network of a fold (its folder is called ...-foldK) was trained on images of the data's own val. It is read on the images that
+its fold held out, and on no others; its record ends in -foldK and keeps what each image contributed to AP without masks, so
+that folds can be pooled.
 """
 import argparse
 import json
@@ -14,7 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from unified_onehead.compare.statistics import scores_of
+from unified_onehead.compare.folds import fold_minis
+from unified_onehead.compare.statistics import pool, scores_of
 from unified_onehead.compare.evidence import take_evidence
 from unified_onehead.compare.cells import class_values
 from unified_onehead.compare.tables import spread
@@ -36,13 +40,11 @@ READINGS = {  # name -> weight of the mask in the score, how far boxes move to i
     "boxes alone": (0.0, 0.0), "sides": (0.0, 1.0), "score": (0.5, 0.0), "score and sides": (0.5, 1.0)}
 
 
-def refuse_fold(path: "str | Path") -> None:
-    "Raises InputError where the name of a network's file or folder says that it belongs to a fold."
+def fold_of(path: "str | Path") -> "int | None":  # 0..4; None: trained on the data's own split
+    "The fold that the name of a network's file or folder tells."
     full = Path(path).resolve()
-    for name in (full.name,) if full.is_dir() else (full.name, full.parent.name):
-        if found := re.search(r"-fold\d+", name):
-            raise InputError(f"{path}: is a network of a fold ({found[0][1:]}), trained on images of the data's own val. Name "
-                             "networks of cells without a fold.")
+    names = (full.name,) if full.is_dir() else (full.name, full.parent.name)
+    return next((int(found[1]) for name in names if (found := re.search(r"-fold(\d+)", name))), None)
 
 
 def load_network(path: "str | Path", where) -> tuple:  # network, stride, system, configuration, class names, digests of its data
@@ -56,11 +58,16 @@ def load_network(path: "str | Path", where) -> tuple:  # network, stride, system
     return BorrowedMasks(net, segmenter), net.stride, "single", cfg, classes, {file.get("data"), other.get("data")} - {None}
 
 
-def own_val(path: "str | Path", data_root: "str | Path", classes: dict, trained: "set[str]") -> Minis:
-    "The data, of which val was not trained on as far as the network's file tells. Raises InputError for other data."
+def held_out(path: "str | Path", data_root: "str | Path", cfg, classes: dict, trained: "set[str]") -> Minis:
+    """The data, of which val was not trained on as far as the network's file tells; for a network of a fold, val is what the fold
+    held out. Raises InputError for other data, and for a network of a fold that does not say what it was trained on."""
+    fold = fold_of(path)
+    if fold is not None and not trained:
+        raise InputError(f"{path}: is a network of a fold ({fold}), but does not say what it was trained on. Name the stage3.pt "
+                         "that benchmarks/quality.py --networks keeps.")
     if not trained:  # a model.pt, or a file of an older version, does not say
         return read_minis(str(data_root), tasks=("det",), splits=("val",), classes=classes)
-    minis = read_minis(str(data_root), classes=classes)
+    minis = fold_minis(read_minis(str(data_root), classes=classes), cfg, fold)
     if trained != {digest := data_digest(minis)}:
         raise InputError(f"{path}: was trained on other data (digest {', '.join(sorted(trained))}) than {data_root} holds "
                          f"({digest}), or on another split of them; val may be among what it has seen. Name the data of its run.")
@@ -69,23 +76,57 @@ def own_val(path: "str | Path", data_root: "str | Path", classes: dict, trained:
 
 def read_model(path: "str | Path", data_root: "str | Path", device: str = "auto") -> dict:  # the record
     "Evaluate the boxes of one system under each reading. Raises InputError for what is no model, or knows other classes or data."
-    refuse_fold(path)
     where = pick_device(device)
     net, stride, system, cfg, classes, trained = load_network(path, where)
-    minis = own_val(path, data_root, classes, trained)
-    val, readings = MiniDataset(minis.records["det"]["val"], 1 << 30), {}
+    minis, fold = held_out(path, data_root, cfg, classes, trained), fold_of(path)
+    val, readings, alone = MiniDataset(minis.records["det"]["val"], 1 << 30), {}, None
     for name, (agreement, outline) in READINGS.items():
         own = replace_fields(cfg, mask_score_weight=agreement, mask_box_weight=outline)
         seen = {"det": take_evidence(net, make_tasks(classes, own, stride)["det"], val, own, where, minis.root)}
         readings[name] = {**{k: round(v, 6) for k, v in scores_of(seen).items()}, "classes": class_values(seen)["det"]}
+        alone = alone or seen["det"]  # the first reading; with refinement it stands in the cell
+    pooled = {} if fold is None else {"fold": fold, "evidence": alone}
     return {"strategy": system, "weights": Path(cfg.net.weights).name, "size": cfg.data.size, "seed": cfg.run.seed,
             "readings": readings, "device": device_name(where), "versions": versions(),
-            "date": time.strftime("%Y-%m-%d", time.gmtime())}
+            "date": time.strftime("%Y-%m-%d", time.gmtime()), **pooled}
+
+
+def record_text(record: dict) -> str:  # JSON
+    "The record as JSON; evidence, where there is some, on one line."
+    head = json.dumps({k: v for k, v in record.items() if k != "evidence"}, indent=1)
+    if "evidence" not in record:
+        return head + "\n"
+    return head[:-2] + f',\n "evidence": {json.dumps(record["evidence"], separators=(",", ":"))}\n}}\n'
+
+
+def record_name(record: dict) -> str:
+    "SYSTEM-START-SIZEpx-seedN, and -foldK for a network of a fold."
+    fold = f"-fold{record['fold']}" if "fold" in record else ""
+    return f"{record['strategy']}-{Path(record['weights']).stem}-{record['size']}px-seed{record['seed']}{fold}"
 
 
 def read_records(folder: "str | Path" = OUT) -> "list[dict]":  # sorted by file name
-    "All finished records."
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
+    "All finished records of networks that were read on the data's own val."
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
+    return [r for r in found if "fold" not in r]
+
+
+def read_fold_records(folder: "str | Path" = OUT) -> "list[dict]":  # sorted by file name
+    "All finished records of networks of folds, each read on the images that its fold held out."
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(folder).glob("*.json"))]
+    return [r for r in found if "fold" in r]
+
+
+def pooled_alone(records: "list[dict]") -> dict:  # (system, weights, size, seed) -> AP, AP50, classes, evidence, folds
+    "Boxes alone, the folds of one seed as one set of images; `folds` says which are there."
+    groups, table = {}, {}
+    for r in sorted(records, key=lambda r: r["fold"]):
+        groups.setdefault((r["strategy"], r["weights"], r["size"], r["seed"]), []).append(r)
+    for key, found in groups.items():
+        union = pool([{"det": r["evidence"]} for r in found])
+        table[key] = {**scores_of(union), "classes": class_values(union)["det"], "evidence": union,
+                      "folds": [r["fold"] for r in found]}
+    return table
 
 
 def readings_table(records: "list[dict]") -> str:  # '' without records
@@ -104,12 +145,10 @@ def readings_table(records: "list[dict]") -> str:  # '' without records
 
 def read_models(args) -> None:
     "Read each model under each reading; a record per model."
-    for path in args.models:  # N/* names folds, too: refused before an hour of reading
-        refuse_fold(path)
     for path in args.models:
         record = read_model(path, args.data_root, args.device)
-        name = f"{record['strategy']}-{Path(record['weights']).stem}-{record['size']}px-seed{record['seed']}"
-        write_atomic(Path(args.out) / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        name = record_name(record)
+        write_atomic(Path(args.out) / f"{name}.json", record_text(record))
         print(f"{name}: " + "; ".join(f"{n}: AP {r['AP']:.4f}, AP50 {r['AP50']:.4f}" for n, r in record["readings"].items()))
 
 

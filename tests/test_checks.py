@@ -21,7 +21,7 @@ def half(
     return x / 2"""
 GOOD = [
     ("code", "#| default_exp core.one"), ("markdown", "# One\n\n> The promise."), ("code", "#| export\nimport math"),
-    ("markdown", "## Half"), ("code", HALF), ("code", "assert half(3) == 1.5"),
+    ("markdown", "## Half"), ("code", HALF), ("code", "#| code-fold: true\nassert half(3) == 1.5"),
     ("markdown", "## What can go wrong\n\nNothing."),
 ]
 
@@ -101,7 +101,11 @@ def test_a_good_page_passes(repository):
 
 
 @pytest.mark.parametrize("number, text, problem", [
-    (1, "# One\n\n> A promise\n> of two lines.", "a promise of one line"),
+    (1, "# One\n\n> A promise\n> of two lines.", "a promise of one line alone"),
+    (1, "# One\n\n> The promise.\n\nWhat nbdev would drop.", "what follows belongs into the next cell"),
+    (5, "#| code-fold: true\nimport math\nassert half(3) == 1.5", "cell 5: imports and code in one cell"),
+    (5, "#| hide\ndef f():\n    import math\nassert half(3) == 1.5", "cell 5: imports and code in one cell"),
+    (5, "assert half(3) == 1.5", "cell 5: asserts and shows nothing; fold it"),
     (4, "#| export\ndef half(x):\n" + "    x = x\n" * 39 + "    return x / 2", "half has 41 lines; 40 at most"),
     (4, "#| export\n@cache\ndef half(x):\n" + "    x = x\n" * 38 + "    return x / 2", "half has 41 lines; 40 at most"),
     (4, "#| export\nclass A:\n    def f(x):\n" + "        x = x\n" * 40, "f has 41 lines; 40 at most"),
@@ -146,9 +150,9 @@ def test_more_ideas_than_prose_is_a_problem(repository):
 
 def test_two_notebooks_of_one_folder_make_no_single_page(repository):
     root = repository(GOOD)
-    write_page(root, "data/02_one", [("markdown", "# Another folder")])
+    write_page(root, "data/02_one", [("markdown", "# Another folder\n\n> Fine.")])
     assert check.check_pages(root).problems == []
-    write_page(root, "core/02_one", [("markdown", "# The same folder")])
+    write_page(root, "core/02_one", [("markdown", "# The same folder\n\n> Not fine.")])
     assert check.check_pages(root).problems == ["nbs/core/one.ipynb: 2 notebooks of this folder make one page; rename"]
 
 

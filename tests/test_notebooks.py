@@ -1,37 +1,23 @@
 """Every page under nbs/ is a test, and so is the driver notebook. Nothing is written back."""
 import configparser
+import json
 import re
 import sys
 
 import nbformat
 import pytest
 from conftest import ROOT
-from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+sys.path.insert(0, str(ROOT / "tools"))
+import outputs  # noqa: E402
+from outputs import execute  # noqa: E402
 
 PAGES = sorted(
     path.relative_to(ROOT / "nbs").as_posix()
     for path in (ROOT / "nbs").rglob("*.ipynb")
     if not re.search(r"(^|/)[_.]", path.relative_to(ROOT / "nbs").as_posix())
 )
-CELL_TIMEOUT = 600  # seconds; a hung cell fails instead of stopping the suite
-
-
-def skip_pattern() -> re.Pattern:
-    "The cells that nbdev_test leaves out too: `#| eval: false` and the flags in settings.ini."
-    settings = configparser.ConfigParser(delimiters=["="])
-    settings.read(ROOT / "settings.ini", encoding="utf-8")
-    flags = "|".join(settings["DEFAULT"]["tst_flags"].split())
-    return re.compile(rf"^#\|\s*(eval:\s*false|(?:{flags})\s*$)", re.MULTILINE)
-
-
-def execute(path, cwd):
-    "Run a copy of the notebook in `cwd`; a failing cell raises with its source and traceback."
-    notebook, skip = nbformat.read(path, as_version=4), skip_pattern()
-    notebook.cells = [c for c in notebook.cells if not (c.cell_type == "code" and skip.search(c.source))]
-    resources = {"metadata": {"path": str(cwd)}}
-    NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name="python3", resources=resources).execute()
-    return notebook
 
 
 def code_of(notebook):
@@ -56,6 +42,8 @@ def test_page(page):
     notebook = execute(path, path.parent)  # as nbdev does: articles reach benchmarks/ from where they lie
     assert all(c.execution_count for c in code_of(notebook))
     assert path.read_bytes() == source
+    stale = outputs.stale(json.loads(source)["cells"], notebook.cells)
+    assert not stale, "\n".join(stale)
     left = set((ROOT / "nbs").rglob("*")) - files
     assert not left, f"the page left files in nbs/, where it should use a temporary folder: {left}"
 
@@ -81,3 +69,43 @@ def test_a_failing_cell_fails(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 + 1 == 3")]), path)
     with pytest.raises(CellExecutionError, match="1 \\+ 1 == 3"):
         execute(path, tmp_path)
+
+
+def test_the_flags_of_settings_are_those_that_are_left_out():
+    settings = configparser.ConfigParser(delimiters=["="])
+    settings.read(ROOT / "settings.ini", encoding="utf-8")
+    flags = settings["DEFAULT"]["tst_flags"].split()
+    assert flags and all(outputs.NOT_RUN.search(f"#| {flag}\nx = 1") for flag in (*flags, "eval: false"))
+
+
+def cell(source, text=None, number=0):
+    shown = [] if text is None else [{"output_type": "stream", "name": "stdout", "text": text}]
+    return {"cell_type": "code", "id": f"c{number}", "metadata": {}, "source": source, "outputs": shown}
+
+
+@pytest.mark.parametrize("source, stored, now, problem", [
+    ("print(x)", "AP 0.104", "AP 0.104", None),
+    ("print(x)", "AP 0.1040", "AP 0.1041", None),  # a last digit
+    ("print(x)", "AP 0.104", "AP 0.110", "not what the code shows"),
+    ("print(x)", "AP 0.104", "AR 0.104", "not what the code shows"),
+    ("print(x)", None, "AP 0.104", "not what the code shows"),
+    ("print(x)", "AP 0.104", None, "not what the code shows"),
+    ("#| varies\nprint(x)", "3.2 s", "4.1 s", None),
+    ("#| varies\nprint(x)", None, "4.1 s", "shows nothing"),
+    ("#| hide\nprint(x)", None, "AP 0.104", None),
+])
+def test_stored_outputs_are_held_against_the_code(source, stored, now, problem):
+    found = outputs.stale([cell(source, stored)], [cell(source, now)])
+    assert found == [] if problem is None else len(found) == 1 and problem in found[0]
+    assert outputs.stale([cell(source, stored)], []) == [], "not run, for example a slow cell"
+
+
+def test_outputs_are_stored_where_a_reader_sees_them(tmp_path):
+    path = tmp_path / "page.ipynb"
+    sources = ["import warnings", "#| hide\nprint('hidden')", "print('seen')\nwarnings.warn('of this machine')", "#| slow\n1 / 0"]
+    path.write_text(json.dumps({"cells": [{**cell(s, "old", i), "execution_count": None} for i, s in enumerate(sources)],
+                                "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    assert outputs.store(path) == 2
+    stored = ["".join(o["text"] if isinstance(o["text"], str) else "".join(o["text"]) for o in c["outputs"])
+              for c in json.loads(path.read_text())["cells"]]
+    assert stored == ["", "", "seen\n", "old"]

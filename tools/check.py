@@ -5,7 +5,7 @@ sync     the package is, byte for byte, what tools/export.py makes of the notebo
 imports  modules import lower numbers of their own package and packages below it, by name, and never nbdev or fastcore
 names    not too many public names, no overlong module, no test helper among the names
 docs     what is public says what it takes, gives and raises, and `help()` shows it
-pages    functions are short, and a page has prose and assertions to match its code
+pages    a page renders (title cell, imports apart, tests folded), its functions are short, prose and assertions match its code
 
 Each says how many files it visited and fails when it visited none.
 """
@@ -42,7 +42,8 @@ MAX_MODULE_LINES = 500
 MAX_NAMES = 300
 NOT_AT_RUN_TIME = {"nbdev", "fastcore", "execnb", "ghapi"}
 EXPORT = re.compile(r"^#\|\s*(export|exporti|exports)\b", re.MULTILINE)
-TITLE = re.compile(r"# .+\n+> .+(\n\n|\Z)")
+TITLE = re.compile(r"# .+\n+> .+\s*\Z")  # nbdev makes front matter of it and drops whatever follows
+UNSEEN = re.compile(r"^#\|\s*(hide|default_exp|export|exporti|exports|code-fold:\s*true|include:\s*false)", re.MULTILINE)
 PROOF = re.compile(r"assert_\w+|expect_error")  # functions that assert
 MAGIC = re.compile(r"^(\s*)(\w+\s*=\s*)?[%!].*", re.MULTILINE)  # a line of IPython's own, which is no Python
 # Methods that a base class from elsewhere (torch's Module, Dataset, Optimizer) has documented already.
@@ -443,16 +444,41 @@ def same_page(root: Path) -> list[str]:
             if count > 1]
 
 
-def proves(source: str) -> bool:
-    "Whether a cell asserts something. The word in a comment or a string is no assertion, nor is a cell that is no Python."
+def parsed(source: str) -> list:
+    "All nodes of a cell's code; none where it is no Python even without IPython's own lines."
     for text in (source, MAGIC.sub(r"\1pass", source)):
         try:
-            nodes = list(ast.walk(ast.parse(text)))
+            return list(ast.walk(ast.parse(text)))
         except SyntaxError:
             continue
-        called = [getattr(n.func, "attr", getattr(n.func, "id", "")) for n in nodes if isinstance(n, ast.Call)]
-        return any(isinstance(n, ast.Assert) for n in nodes) or any(map(PROOF.fullmatch, called))
-    return False
+    return []
+
+
+def proves(source: str) -> bool:
+    "Whether a cell asserts something. The word in a comment or a string is no assertion, nor is a cell that is no Python."
+    nodes = parsed(source)
+    called = [getattr(n.func, "attr", getattr(n.func, "id", "")) for n in nodes if isinstance(n, ast.Call)]
+    return any(isinstance(n, ast.Assert) for n in nodes) or any(map(PROOF.fullmatch, called))
+
+
+def mixes(source: str) -> bool:
+    "Imports, wherever they stand, beside other code: nbdev runs such a cell when it makes the docs, without the cells before it."
+    nodes = parsed(source)
+    return any(map(is_import, nodes)) and not all(map(is_import, nodes[0].body))
+
+
+def layout_problems(name: str, found: list[dict]) -> list[str]:
+    "What holds for every page, whether it exports or not."
+    problems, texts = [], [(cell["cell_type"], text_of(cell)) for cell in found]
+    if not TITLE.match(next((text for kind, text in texts if kind == "markdown"), "")):
+        problems.append(f"{name}: the first prose cell is not a title and a promise of one line alone: # ... > ...; what follows "
+                        "belongs into the next cell")
+    for number, (kind, text) in enumerate(texts):
+        if kind == "code" and not EXPORT.search(text) and mixes(text):
+            problems.append(f"{name}, cell {number}: imports and code in one cell; put the imports into a cell of their own")
+        if kind == "code" and proves(text) and not UNSEEN.search(text) and not found[number].get("outputs"):
+            problems.append(f"{name}, cell {number}: asserts and shows nothing; fold it with #| code-fold: true, or hide it")
+    return problems
 
 
 def page_problems(name: str, texts: list[tuple[str, str]]) -> list[str]:
@@ -465,8 +491,6 @@ def page_problems(name: str, texts: list[tuple[str, str]]) -> list[str]:
         problems.append(f"{name}: {prose} prose cells for {ideas} ideas")
     if 2 * proofs < ideas:
         problems.append(f"{name}: {proofs} cells with assertions for {ideas} ideas; half at least")
-    if not TITLE.match(next((text for kind, text in texts if kind == "markdown"), "")):
-        problems.append(f"{name}: the page does not open with a title and a promise of one line: # ... > ...")
     if not any(text.lstrip().startswith("## What can go wrong") for _, text in texts):
         problems.append(f"{name}: no section 'What can go wrong'")
     return problems
@@ -475,10 +499,12 @@ def page_problems(name: str, texts: list[tuple[str, str]]) -> list[str]:
 def check_pages(root: Path) -> Report:
     problems, pages = same_page(root), 0
     for path in notebooks(root):
-        texts = [(cell["cell_type"], text_of(cell)) for cell in cells(path)]
+        name, found = str(path.relative_to(root)), cells(path)
+        texts = [(cell["cell_type"], text_of(cell)) for cell in found]
+        pages += 1
+        problems += layout_problems(name, found)
         if any(kind == "code" and EXPORT.search(text) for kind, text in texts):
-            pages += 1
-            problems += page_problems(str(path.relative_to(root)), texts)
+            problems += page_problems(name, texts)
     return Report({"files": pages}, problems)
 
 

@@ -17,7 +17,7 @@ from ..core.tables import duration, markdown_table, number
 from ..core.viz import plot_curves, plot_matrix
 from ..learn.forgetting import ScoreMatrix, delta_p, learned, score_drop
 from .results import Results
-from .verdict import backbone_title, judge, verdict_counts, word
+from .verdict import backbone_title, judge, passing_notes, verdict_counts, word
 
 # %% ../../nbs/run/04_report.ipynb #f438b79c
 def sentence_forgetting(
@@ -152,6 +152,25 @@ def class_lines(
     return lines
 
 # %% ../../nbs/run/04_report.ipynb #fec2f9f4
+def class_groups(
+    scores: dict,  # class -> AP, or None
+    boxes: dict,  # class -> boxes in val
+) -> str:  # one sentence, '' without boxes
+    "AP of the most frequent class, and of the more and the less frequent half of the classes, with their boxes."
+    order = sorted((n for n, v in scores.items() if v is not None and boxes.get(n)), key=lambda n: -boxes[n])
+    if len(order) < 2:
+        return ""
+    total, middle = sum(boxes[n] for n in order), (len(order) + 1) // 2
+
+    def mean(names):
+        return f"{sum(scores[n] for n in names) / len(names):.3f} ({sum(boxes[n] for n in names)} of {total} boxes)"
+
+    share = sum(scores[n] for n in order[middle:]) / max(sum(scores[n] for n in order), 1e-12)
+    return (f"AP by how often a class occurs: {order[0]}, the most frequent, {mean(order[:1])}; the {middle} classes with most "
+            f"boxes {mean(order[:middle])}; the other {len(order) - middle} {mean(order[middle:])}, which give "
+            f"{share:.0%} of AP.")
+
+
 def section_results(
     results: Results,  # the run
 ) -> str:  # markdown
@@ -169,7 +188,10 @@ def section_results(
         rows.append(["learned, and still there", *(answer[v] for v in learned(scores, floors).values())])
     further = [["further scores at the end", "value"]]
     further += [[k, number(v)] for k, v in list(results.matrix.values())[-1].items() if k not in metrics]
-    return "\n\n".join([markdown_table(rows)] + [markdown_table(further)] * (len(further) > 1) + class_lines(results))
+    boxes = (results.data or {}).get("boxes") or {}  # runs of older versions did not count them
+    groups = class_groups(((results.scores or {}).get("det") or {}).get("per_class") or {}, boxes)
+    return "\n\n".join([markdown_table(rows)] + [markdown_table(further)] * (len(further) > 1) + class_lines(results)
+                       + [groups] * bool(groups))
 
 # %% ../../nbs/run/04_report.ipynb #57c287f7
 def section_resources(
@@ -206,6 +228,9 @@ def citations() -> str:  # markdown list
     return "\n".join(f"- {name}: arXiv:{number}" for name, number in papers) + "\n" + DATASETS
 
 # %% ../../nbs/run/04_report.ipynb #f93a2868
+BY_READING_SAYS = "Passed by a reading that not everybody need share:"
+
+
 def report_text(
     results: Results,  # the run
     records: list,  # the log
@@ -216,6 +241,7 @@ def report_text(
     weights = results.weights or {}
     rows = [["rule", "limit", "value", "verdict", "note"]]
     rows += [[r["name"], r["limit"], r["value"], word(r["pass"]), r["note"]] for r in rules]
+    read = "\n".join(f"- **{r['name']}**: {r['note']}" for r in passing_notes(rules))
     head = (f"Strategy `{results.strategy}`, seed {results.seed}, device {results.device}, "
             f"start weights `{weights.get('name', 'none')}` (sha256 {weights.get('sha256') or 'none'}). "
             f"Rules: {verdict_counts(rules)}.")
@@ -226,7 +252,7 @@ def report_text(
         "Analysis of forgetting": analysis(results, records),
         "Figures": "\n\n".join(f"![{Path(f).stem}](figures/{f})" for f in figures),
         "Resources": section_resources(results),
-        "Every rule of the assignment": markdown_table(rows),
+        "Every rule of the assignment": markdown_table(rows) + f"\n\n{BY_READING_SAYS}\n\n{read}" * bool(read),
         "Citations": citations(),
     }
     body = "".join(f"\n\n## {title}\n\n{text}" for title, text in sections.items())

@@ -6,6 +6,8 @@
 __all__ = ['judge', 'verdict_counts', 'verdict_table']
 
 # %% ../../nbs/run/03_verdict.ipynb #7ac5d305
+from textwrap import fill
+
 from ..core.config import METRICS, TASKS, current_names
 from ..core.tables import duration, text_table
 from ..model.backbone import BACKBONES
@@ -76,6 +78,16 @@ def backbone_title(name: "str | None") -> str:
     return BACKBONES[name].title if name in BACKBONES else str(name or "backbone")
 
 
+def head_note(
+    facts: dict,  # from `check_network`; runs of older versions have no `head_maps`
+) -> str:  # '' where nothing was counted
+    "How the head's layers were counted."
+    maps = sum(map(len, facts.get("head_maps") or []))
+    told = f" ({maps} convolutions in all)" * (maps > 0)
+    return f"a depthwise convolution and the pointwise one after it count as one layer{told}; the modulation is not counted" * (
+        facts.get("head_layers") is not None)
+
+
 def rules_network(
     results: Results,  # the run
 ) -> "list[dict]":  # rules
@@ -96,7 +108,7 @@ def rules_network(
         judged("backbone: frozen", "first 8 MBConv blocks", frozen, lambda: frozen >= 8 if pretrained else None,
                note="" if pretrained else "random weights: there is nothing to preserve"),
         judged("neck", "at most 2 layers, or one FPN layer", neck, lambda: neck <= 2),
-        judged("head: layers", "2 or 3", head, lambda: head in (2, 3)),
+        judged("head: layers", "2 or 3", head, lambda: head in (2, 3), note=head_note(facts)),
         judged("head: single branch", "one pass emits all outputs", branch, lambda: branch, "yes" if branch else "no",
                "every output is part of the last layer's one tensor"),
         judged("parameters", "< 8 M", total, lambda: total < 8_000_000, f"{(total or 0) / 1e6:.2f} M")]
@@ -267,12 +279,24 @@ def verdict_counts(
     counts = {v: sum(r["pass"] is v for r in rules) for v in (True, False, None)}
     return f"{counts[True]} pass, {counts[False]} fail, {counts[None]} not judged"
 
+# %% ../../nbs/run/03_verdict.ipynb #7a3e55c1
+BY_READING = ("head: layers", "remedy")  # rules that pass by how the assignment is read here; their notes say how
+
+
+def passing_notes(
+    rules: "list[dict]",  # from `judge`, or `rules` of a run's results
+) -> "list[dict]":  # the rules
+    "Rules that pass, and whose note a reader has to know all the same."
+    return [r for r in rules if r["pass"] is True and r["note"]
+            and (r["name"] in BY_READING or r["note"].startswith("last stage:"))]
+
 # %% ../../nbs/run/03_verdict.ipynb #ed541d0d
 def verdict_table(
     rules: "list[dict]",  # from `judge`, or `rules` of a run's results
     notes: bool = True,  # whether to print the notes under the table
 ) -> str:  # for a terminal
-    """Rule, limit, value, verdict; then the counts, and why rules did not pass. Raises ValueError where no rule was judged.
+    """Rule, limit, value, verdict; then the counts, why rules did not pass, and by what reading some did. Raises ValueError where
+    no rule was judged.
 
     Parameters
     ----------
@@ -290,5 +314,7 @@ def verdict_table(
         raise ValueError("no rules: nothing was judged")
     rows = [["rule", "limit", "value", "verdict"]]
     rows += [[r["name"], r["limit"], r["value"], word(r["pass"])] for r in rules]
-    why = [f"  {r['name']}: {r['note']}" for r in rules if notes and r["note"] and r["pass"] is not True]
+    told = passing_notes(rules)
+    why = [fill(f"{r['name']}{' (pass)' if r in told else ''}: {r['note']}", 110, initial_indent="  ", subsequent_indent="    ")
+           for r in rules if notes and r["note"] and (r["pass"] is not True or r in told)]
     return "\n".join([text_table(rows), "", verdict_counts(rules), *why])

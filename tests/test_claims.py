@@ -1,0 +1,113 @@
+"""The table of claims: figures are those of the cells, words are those of the figures, and what an audit found stays said."""
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import claims as page  # noqa: E402
+from agreement import OUT, read_fold_records, record_name  # noqa: E402
+from claims import Claim, Claims, claims  # noqa: E402
+
+from unified_onehead.compare.statistics import class_aps, resampled, resampled_classes, scores_of  # noqa: E402
+from unified_onehead.compare.tables import lead_table  # noqa: E402
+
+
+def test_a_claim_in_words():
+    lead = Claim("x", -0.04, "", (), "+.3f", -0.071, -0.016)
+    assert lead.text() == "-0.040 [-0.071, -0.016]" and lead.certain and lead.side() == "behind with certainty"
+    assert Claim("x", 0.029, "", (), "+.3f", -0.015, 0.092).side() == "ahead, but not with certainty"
+    assert Claim("x", 0.1041, "", (), spread=0.0123).text() == "0.104 ± 0.012"
+    assert Claim("x", 0.8951, "", (), ".0%").text() == "90 %" and Claim("x", 1234, "", (), ",d").figure() == "1,234"
+    with pytest.raises(ValueError, match="x: has no interval"):
+        Claim("x", 1, "", ()).certain
+
+
+def test_claims_are_made_when_asked_for_and_once():
+    asked, table = [], Claims()
+    table.add("a", lambda: asked.append(1) or Claim("a", 1, "", ()))
+    assert list(table) == ["a"] and not asked and table["a"] is table["a"] and asked == [1]
+    with pytest.raises(ValueError, match="made twice"):
+        table.add("a", None)
+
+
+def test_what_the_audit_found():
+    "Each figure that was recomputed from outside, from the committed files again."
+    def shown(*names):
+        return [claims[n].figure() for n in names]
+
+    assert shown("rank.bird", "rank.dining table", "rank.cat", "rank.dog") == ["11", "14", "26", "39"]
+    assert shown("boxes.val.four", "boxes.val", "images.empty") == ["19", "294", "20"]
+    assert shown(*(f"share.val.{s}.four" for s in ("ours", "single", "specialist"))) == ["90 %", "82 %", "53 %"]
+    assert page.facts()["replaced"] == ["bowl", "handbag", "knife", "backpack"]
+    assert shown("AP.val.ours-specialist", "AP.val.ours-specialist.alone") == ["+0.029", "+0.002"]
+    assert claims["AP.val.ours-single"].value > 0 > claims["AP.val.ours-single.alone"].value
+    assert shown("AP50.val.refined-alone.relative.weak") == ["-35 %"]
+    assert claims["AP.folds.ours"].figure(".4f") == "0.0539" and claims["AP.val.ours"].figure(".4f") == "0.1041"
+    assert [c.figure(".4f") for c in claims.starting("history.")][1:] == ["0.0797", "0.0923", "0.1041"]
+    assert shown("runs", "runs.own", "runs.single", "runs.both") == ["6", "5", "3", "2"]
+    assert shown("listed.runs", "listed.kept") == ["24", "0"]
+    assert shown("search.ours", "search.specialists", "search.specialists.folds") == ["424", "15", "1"]
+
+
+@pytest.mark.parametrize("name, value, low, high", [
+    ("AP.val.ours-specialist.six", -0.040, -0.075, -0.016), ("AP.folds.ours-specialist.six", -0.011, -0.018, -0.005),
+    ("AP.val.ours-specialist.person", -0.067, -0.119, -0.020), ("AP.folds.ours-specialist.person", -0.062, -0.079, -0.047)])
+def test_the_audits_intervals(name, value, low, high):
+    "Another draw of images and seeds moves a bound by some thousandths; the sign is certain in both."
+    found = claims[name]
+    assert abs(found.value - value) < 0.001 and abs(found.low - low) < 0.006 and abs(found.high - high) < 0.006 and found.certain
+
+
+def test_leads_are_those_of_the_tables():
+    rows = [page.row(s, "folds", "") for s in ("ours", "specialist")]
+    line = lead_table(rows, "progressive_kd").splitlines()[2]
+    value, low, high = map(float, re.findall(r"[-+]0[.]\d{4}", line)[:3])  # AP: a detector has no other score before it
+    found = claims["AP.folds.ours-specialist"]
+    assert np.allclose([found.value, found.low, found.high], [value, low, high], atol=1e-4)
+
+
+def test_classes_make_up_ap():
+    "The mean over classes is AP, of the cells and of every resample."
+    evidences = page.row("ours", "val", "").evidences
+    assert abs(class_aps(evidences).mean() - np.mean([scores_of(e)["AP"] for e in evidences])) < 1e-9
+    found = resampled_classes(evidences[:1], 20)
+    assert np.allclose(np.nanmean(found, 1), resampled(evidences[:1], 20)["AP"])
+
+
+def test_counted_boxes_are_those_of_the_cells():
+    found, seen = page.facts(), page.row("ours", "val", "").evidences[0]["det"]
+    assert found["classes"] == seen["classes"]
+    assert [found["boxes"][c][1] for c in found["classes"]] == [sum(r["objects"]) for r in seen["seen"]]
+    order = [sum(n) for n in found["boxes"].values()]
+    assert order == sorted(order, reverse=True)
+
+
+def test_records_of_folds_are_those_of_the_cells():
+    "With mask refinement a network of a fold gives what its cell holds, on the same images."
+    for record in read_fold_records():
+        cell = json.loads((OUT.parent / "quality" / f"{record_name(record)}.json").read_text())
+        assert record["evidence"]["images"] == cell["evidence"]["det"]["images"]
+        assert all(abs(record["readings"]["score and sides"][m] - cell["metrics"][m]) < 1e-6 for m in ("AP", "AP50"))
+
+
+def test_sentences_hold_their_figures():
+    text = "\n".join(say() for say in page.SENTENCES)
+    for words in ("**0.054**", "19 of val's 294 boxes", "behind FCOS with certainty: AP differs by -0.040", "+0.002 without",
+                  "35 % below it", "5 stay within 5 %", "none of 24 runs", "424 trials", "15 on one fold",
+                  "0.0797, 0.0923, 0.1041"):
+        assert words in text, words
+    assert "no list of allowed remedies" in text and "{" not in text
+    assert max(len(say().split()) for say in page.SENTENCES) < 125
+
+
+def test_every_claim_names_files_that_are_there():
+    folder = OUT.parent
+    for name in ("AP.folds.ours", "AP.val.ours.alone", "boxes.val", "search.ours", "history.0", "runs", "share.val.ours.four"):
+        assert all([*folder.glob(pattern)] for pattern in claims[name].sources), name
+    table = page.claims_table(["AP.folds.ours", "boxes.val"])
+    assert table.count("\n") == 3 and "| `boxes.val` | 294 |" in table
