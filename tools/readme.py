@@ -22,15 +22,15 @@ def split_directives(source: str) -> tuple[str, str]:
     return "\n".join(lines[:first]), "\n".join(lines[first:]).strip()
 
 
-def render_outputs(outputs: list, number: int, images: dict) -> list[str]:
-    "Stored outputs as markdown; figures go into `images` under the name that the text links to."
+def render_outputs(outputs: list, number: int, images: dict, alt: str = "") -> list[str]:
+    "Stored outputs as markdown; figures go into `images` under the name that the text links to, and `alt` says what they show."
     parts = []
     for output in outputs:
         data = output.get("data", {})
         if "image/png" in data:
             name = f"README_files/figure-{number}-{len(images)}.png"
             images[name] = base64.b64decode("".join(data["image/png"]))
-            parts.append(f"![]({name})")
+            parts.append(f"![{alt}]({name})")
         elif "text/markdown" in data:
             parts.append(rebase("".join(data["text/markdown"]), "nbs"))
         else:
@@ -51,7 +51,8 @@ def render(notebook: dict) -> tuple[str, dict]:
         elif cell["cell_type"] == "code":
             if not re.search(r"#\|\s*echo:\s*false", directives):
                 parts.append(f"```python\n{source}\n```")
-            parts += render_outputs(cell["outputs"], number, images)
+            alt = re.search(r'#\|\s*fig-alt:\s*"(.*)"', directives)
+            parts += render_outputs(cell["outputs"], number, images, alt[1] if alt else "")
     return HEADER + "\n\n".join(part for part in parts if part) + "\n", images
 
 
