@@ -7,8 +7,8 @@ benchmarks/quality.py --networks has kept: its detector's boxes then use the mas
 same networks read val once for each of READINGS. The record is benchmarks/results/agreement/SYSTEM-START-SIZEpx-seedN.json.
 
 A network of a fold (its folder is called ...-foldK) was trained on images of the data's own val. It is read on the images that
-its fold held out, and on no others; its record ends in -foldK and keeps what each image contributed to AP without masks, so
-that folds can be pooled.
+its fold held out, and on no others; its record ends in -foldK and keeps what each image contributed to AP with and without
+masks, so that folds can be pooled.
 """
 import argparse
 import json
@@ -38,6 +38,7 @@ from unified_onehead.learn.task import make_tasks
 OUT = Path(__file__).resolve().parent / "results" / "agreement"
 READINGS = {  # name -> weight of the mask in the score, how far boxes move to its outline and part
     "boxes alone": (0.0, 0.0), "sides": (0.0, 1.0), "score": (0.5, 0.0), "score and sides": (0.5, 1.0)}
+POOLED = ("boxes alone", "score and sides")  # readings of which records of folds keep the evidence
 
 
 def fold_of(path: "str | Path") -> "int | None":  # 0..4; None: trained on the data's own split
@@ -79,24 +80,26 @@ def read_model(path: "str | Path", data_root: "str | Path", device: str = "auto"
     where = pick_device(device)
     net, stride, system, cfg, classes, trained = load_network(path, where)
     minis, fold = held_out(path, data_root, cfg, classes, trained), fold_of(path)
-    val, readings, alone = MiniDataset(minis.records["det"]["val"], 1 << 30), {}, None
+    val, readings, evidence = MiniDataset(minis.records["det"]["val"], 1 << 30), {}, {}
     for name, (agreement, outline) in READINGS.items():
         own = replace_fields(cfg, mask_score_weight=agreement, mask_box_weight=outline)
         seen = {"det": take_evidence(net, make_tasks(classes, own, stride)["det"], val, own, where, minis.root)}
         readings[name] = {**{k: round(v, 6) for k, v in scores_of(seen).items()}, "classes": class_values(seen)["det"]}
-        alone = alone or seen["det"]  # the first reading; with refinement it stands in the cell
-    pooled = {} if fold is None else {"fold": fold, "evidence": alone}
+        if name in POOLED:
+            evidence[name] = seen["det"]
+    pooled = {} if fold is None else {"fold": fold, "evidence": evidence}
     return {"strategy": system, "weights": Path(cfg.net.weights).name, "size": cfg.data.size, "seed": cfg.run.seed,
             "readings": readings, "device": device_name(where), "versions": versions(),
             "date": time.strftime("%Y-%m-%d", time.gmtime()), **pooled}
 
 
 def record_text(record: dict) -> str:  # JSON
-    "The record as JSON; evidence, where there is some, on one line."
+    "The record as JSON; evidence, where there is some, on one line for each reading."
     head = json.dumps({k: v for k, v in record.items() if k != "evidence"}, indent=1)
     if "evidence" not in record:
         return head + "\n"
-    return head[:-2] + f',\n "evidence": {json.dumps(record["evidence"], separators=(",", ":"))}\n}}\n'
+    lines = [f"  {json.dumps(name)}: {json.dumps(e, separators=(',', ':'))}" for name, e in record["evidence"].items()]
+    return head[:-2] + ',\n "evidence": {\n' + ",\n".join(lines) + "\n }\n}\n"
 
 
 def record_name(record: dict) -> str:
@@ -117,15 +120,14 @@ def read_fold_records(folder: "str | Path" = OUT) -> "list[dict]":  # sorted by 
     return [r for r in found if "fold" in r]
 
 
-def pooled_alone(records: "list[dict]") -> dict:  # (system, weights, size, seed) -> AP, AP50, classes, evidence, folds
-    "Boxes alone, the folds of one seed as one set of images; `folds` says which are there."
+def pooled_readings(records: "list[dict]") -> dict:  # (system, weights, size, seed) -> folds; reading -> AP, AP50, evidence
+    "The folds of one seed as one set of images; `folds` says which are there."
     groups, table = {}, {}
     for r in sorted(records, key=lambda r: r["fold"]):
         groups.setdefault((r["strategy"], r["weights"], r["size"], r["seed"]), []).append(r)
     for key, found in groups.items():
-        union = pool([{"det": r["evidence"]} for r in found])
-        table[key] = {**scores_of(union), "classes": class_values(union)["det"], "evidence": union,
-                      "folds": [r["fold"] for r in found]}
+        unions = {name: pool([{"det": r["evidence"][name]} for r in found]) for name in POOLED}
+        table[key] = {"folds": [r["fold"] for r in found], **{n: {**scores_of(e), "evidence": e} for n, e in unions.items()}}
     return table
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from agreement import pooled_alone, read_fold_records, read_records
+from agreement import pooled_readings, read_fold_records, read_records
 
 from unified_onehead.cli import exit_code
 from unified_onehead.compare.cells import read_cells
@@ -293,6 +293,11 @@ def add_data(claims: Claims) -> None:
         claims.add(f"rank.{c}", functools.partial(
             Claim, f"rank.{c}", 1 + sum(sum(n) > sum(found["boxes"][c]) for n in found["boxes"].values()),
             f"rank of {c} by boxes among the draw's names", source, "d"))
+    for split in ("train", "val"):
+        r = row("ours", "val", "").cells[0]
+        n = len(r.evidence["det"]["images"]) if split == "val" else found["images"] - len(r.evidence["det"]["images"])
+        claims.add(f"images.{split}", functools.partial(
+            Claim, f"images.{split}", n, f"images of detection in {split}, leaked copies included", source, "d"))
     claims.add("images.empty", functools.partial(
         Claim, "images.empty", found["empty"], "images that the ten most frequent names would leave without a box", source, "d"))
 
@@ -325,16 +330,15 @@ def half_alone(start: str, name: str, claims: Claims) -> Claim:
 
 @functools.cache
 def folds_alone() -> "dict | None":
-    "Boxes alone of the fold networks that were kept, pooled; None before any was read."
-    return pooled_alone(read_fold_records()).get((SYSTEMS["ours"], STARTS[""], 256, 0))
+    "Fold networks that were read with and without masks, pooled; None before any was read."
+    return pooled_readings(read_fold_records()).get((SYSTEMS["ours"], STARTS[""], 256, 0))
 
 
 def fold_sides(system: str) -> list:  # evidence of one system on the folds whose networks were read without masks
-    "One evidence: pooled over the folds that `folds_alone` has."
-    if system == "alone":
-        return [folds_alone()["evidence"]]
-    wanted = SYSTEMS.get(system, "specialist_det")
-    cells = {c.fold: c for c in all_cells() if (c.system, c.weights["name"]) == (wanted, STARTS[""]) and c.fold is not None}
+    "One evidence: pooled over the folds that `folds_alone` has. Ours with and without refinement is of the same networks."
+    if system in ("alone", "ours"):
+        return [folds_alone()[{"alone": "boxes alone", "ours": "score and sides"}[system]]["evidence"]]
+    cells = {c.fold: c for c in all_cells() if (c.system, c.weights["name"]) == ("specialist_det", STARTS[""])}
     return [pool([{"det": cells[k].evidence["det"]} for k in folds_alone()["folds"]])]
 
 
@@ -484,14 +488,34 @@ def say_pooled() -> str:
 
 def say_four_classes() -> str:
     "What AP rests on."
+    n = quantity(len(facts()["chosen"]))
+    return (f"AP rests on few boxes. {listed(facts()['chosen']).capitalize()}, {n} of the ten classes, hold "
+            f"{fig('boxes.val.four')} of val's {fig('boxes.val')} boxes and give {fig('share.val.ours.four')} of our AP there "
+            f"({fig('share.val.single.four')} of `single`'s, {fig('share.val.specialist.four')} of FCOS's). AP of the other six "
+            f"is {fig('AP.val.ours.six')}, of persons alone {fig('AP.val.ours.person')}.")
+
+
+def say_choice() -> str:
+    "Why these four."
     found = facts()
     ranks = listed([fig(f"rank.{n}") for n in found["chosen"]])
-    return (f"AP rests on few boxes. The ten most frequent names would leave {fig('images.empty')} of {found['images']} "
-            f"images without a box, so the reader takes {listed(found['chosen'])} (ranks {ranks} by boxes) in place of "
-            f"{listed(found['replaced'])}. These {quantity(len(found['chosen']))} classes hold {fig('boxes.val.four')} of "
-            f"val's {fig('boxes.val')} boxes and give {fig('share.val.ours.four')} of our AP there "
-            f"({fig('share.val.single.four')} of `single`'s, {fig('share.val.specialist.four')} of FCOS's). VOC's masks know "
-            f"all four. AP of the other six is {fig('AP.val.ours.six')}, of persons {fig('AP.val.ours.person')}.")
+    return (f"The ten most frequent names of the draw would leave {fig('images.empty')} of its {found['images']} images without "
+            f"a box. So the reader takes {listed(found['chosen'])} (ranks {ranks} by boxes) in place of "
+            f"{listed(found['replaced'])}: with them every image shows something. VOC's masks know all four, too.")
+
+
+def say_others() -> str:
+    "The one network beside the same with one task at a time and beside the specialists, pooled over folds."
+    def apart(other):
+        found = {s: claims[f"{s}.folds.ours-{other}"] for s in ("mIoU", "AP", "Top1")}
+        texts = [f"{c.text()} in {s.replace('Top1', 'Top-1')}" for s, c in found.items()]
+        return listed(texts), [s for s, c in found.items() if c.certain]
+
+    (single, sure), (trio, sure_trio) = apart("single"), apart("specialist")
+    none = "None of these differences is certain" if not sure + sure_trio else (
+        f"Certain are {listed(list(dict.fromkeys(sure + sure_trio)))} alone")
+    return (f"Pooled over folds the one network differs from `single` by {single}, and from the specialists by {trio}. "
+            f"{none}. They are means over all classes, which hides how classes differ.")
 
 
 def standing(group: str = "") -> str:  # "behind FCOS with certainty"
@@ -509,10 +533,16 @@ def both_leads(group: str = "") -> str:  # "-0.040 [..] on val and -0.011 [..] p
 
 
 def say_six() -> str:
-    "Where the specialist is ahead, and what holds for the mean of all ten classes."
-    return (f"On the six frequent classes our network is {standing('.six')}: AP differs by {both_leads('.six')}; for persons "
-            f"it is {standing('.person')}: {both_leads('.person')}. On the four chosen classes it is {standing('.four')}: "
-            f"{both_leads('.four')}. On the mean of all ten it is {standing()}: {both_leads()}.")
+    "Where the specialist is ahead."
+    return (f"On the six frequent classes our network is {standing('.six')}: AP differs by {both_leads('.six')}. For persons, "
+            f"which hold {fig('boxes.val.person')} of val's {fig('boxes.val')} boxes, it is {standing('.person')}: "
+            f"{both_leads('.person')}.")
+
+
+def say_ten() -> str:
+    "The four chosen classes, and what holds for the mean of all ten."
+    return (f"On the four chosen classes our network is {standing('.four')}: AP differs by {both_leads('.four')}. On the mean of "
+            f"all ten it is {standing()}: {both_leads()}.")
 
 
 def say_masks() -> str:
@@ -520,21 +550,28 @@ def say_masks() -> str:
     return (f"Part of AP comes from mask refinement, for which FCOS has no masks. On val our AP differs from FCOS's by "
             f"{fig('AP.val.ours-specialist')} with it and by {fig('AP.val.ours-specialist.alone')} without. From `single`'s it "
             f"differs by {fig('AP.val.ours-single')} where both refine their boxes, and by {fig('AP.val.ours-single.alone')} "
-            f"where neither does. From weak features masks harm boxes: AP50 of `single` without refinement is the "
-            f"better opponent, and ours is {beside('AP50.val.refined-alone.relative.weak')} with refinement, "
-            f"{beside('AP50.val.ours-single.alone.relative.weak')} without. " + say_masks_folds())
+            f"where neither does.")
+
+
+def say_masks_weak() -> str:
+    "From weak features, whose masks harm boxes."
+    return (f"From weak features masks harm boxes. The better opponent there is `single` without refinement, and our AP50 is "
+            f"{beside('AP50.val.refined-alone.relative.weak')} with refinement, "
+            f"{beside('AP50.val.ours-single.alone.relative.weak')} without.")
 
 
 def say_masks_folds() -> str:
-    "The same, pooled over the folds that were read without masks."
+    "With and without masks, pooled over the folds that were read without."
     if "folds.alone" not in claims:
         return "The folds have not been read without masks."
     n = int(claims["folds.alone"].value)
-    where = "the five folds" if n == FOLDS else f"{n} of {FOLDS} folds"
-    return (f"Pooled over {where}, AP is {fig('AP.folds.ours.refined')} with refinement, {fig('AP.folds.ours.alone')} without "
-            f"and {fig('AP.folds.specialist.beside')} for FCOS on the same images (AP50: {fig('AP50.folds.ours.refined')}, "
-            f"{fig('AP50.folds.ours.alone')}, {fig('AP50.folds.specialist.beside')}); without refinement the difference from "
-            f"FCOS is {txt('AP.folds.ours-specialist.alone')}.")
+    where = "Pooled over the five folds" if n == FOLDS else f"Pooled over {n} of {FOLDS} folds" if n > 1 else (
+        f"On one of {FOLDS} folds")
+    ours, alone, fcos = ([fig(f"{m}.folds.{side}") for m in ("AP", "AP50")] for side in (
+        "ours.refined", "ours.alone", "specialist.beside"))
+    return (f"{where} (networks trained again), AP is {ours[0]} with refinement, {alone[0]} without and {fcos[0]} for FCOS on "
+            f"the same images (AP50: {ours[1]}, {alone[1]}, {fcos[1]}); without refinement the difference from FCOS is "
+            f"{txt('AP.folds.ours-specialist.alone')}.")
 
 
 def say_val() -> str:
@@ -568,7 +605,8 @@ def say_search() -> str:
             f"against {fig('search.specialists')} on {quantity(n)} fold{'s' * (n != 1)}.")
 
 
-SENTENCES = (say_pooled, say_four_classes, say_six, say_masks, say_val, say_runs, say_remedies, say_search)
+SENTENCES = (say_pooled, say_others, say_four_classes, say_choice, say_six, say_ten, say_masks, say_masks_weak, say_masks_folds,
+             say_val, say_runs, say_remedies, say_search)
 
 
 def claims_table(names: "list[str] | None" = None) -> str:  # markdown

@@ -26,6 +26,7 @@ from unified_onehead.cli import main  # noqa: E402
 from unified_onehead.compare import cells as cells_page  # noqa: E402
 from unified_onehead.compare import evidence as evidence_page  # noqa: E402
 from unified_onehead.compare import experiment, folds, statistics  # noqa: E402
+from unified_onehead.compare import page as comparison_page  # noqa: E402
 from unified_onehead.compare import tables as comparison  # noqa: E402
 from unified_onehead.compare.experiment import Cell, CellRecord  # noqa: E402
 from unified_onehead.compare.campaign import comparison_cells  # noqa: E402
@@ -343,7 +344,7 @@ def test_a_strategy_of_the_users_own_is_compared(cfg, tmp_path, monkeypatch):
     monkeypatch.setitem(STRATEGIES, "mine", Mine)
     paths = run_cells(comparison_cells(cfg, ["naive", "mine"], [0]), tmp_path, say=lambda *_: None)
     assert [p.stem for p in paths] == [Cell(s, cfg).name for s in ("naive", "mine")]
-    assert "| mine | " in comparison.render_page(read_cells(tmp_path), 2)
+    assert "| mine | " in comparison_page.render_page(read_cells(tmp_path), 2)
     assert cells_page.registered([Cell("mine", cfg)]) == {"mine": Mine}
     naive, mine = map(read_cell, paths)
     assert mine.config["distill"]["strategy"] == "mine" and mine.matrix == naive.matrix

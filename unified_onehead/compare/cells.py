@@ -187,7 +187,7 @@ def run_single(
     store: "dict | None" = None,  # trunk outputs that several cells share, see `shared_views`
     keep: "Path | None" = None,  # a folder: the networks stay there as seg.pt, det.pt, cls.pt
 ) -> dict:  # matrix, evidence, and what `facts` gives: weights, size, cost, time, floors, device
-    "Three networks of ours, one per task; the detector's boxes ask the segmenter's masks."
+    "Three networks of ours, one per task; the detector's boxes are refined with the segmenter's masks."
     learners, evidence, seconds, kept_views = {}, {}, {}, len(store or {})
     for task in TASKS:
         learner, weights = make_learner(replace_fields(cfg, strategy="naive"), minis, store)

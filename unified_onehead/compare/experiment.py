@@ -85,8 +85,8 @@ def shown_config(
 
 def settled(
     cell: Cell,  # as asked for
-) -> Config:  # strategy, single_task and, for a system from elsewhere, the masks' say are set
-    """The cell's configuration as its system runs it; a detector from elsewhere asks no mask.
+) -> Config:  # strategy, single_task and, for a system from elsewhere, mask refinement are set
+    """The cell's configuration as its system runs it; a detector from elsewhere has no masks.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def settled(
     Returns
     -------
     Config
-        strategy, single_task and, for a system from elsewhere, the masks' say are set
+        strategy, single_task and, for a system from elsewhere, mask refinement are set
     """
     own = {"strategy": cell.system if cell.system in STRATEGIES else "naive", **({} if cell.system in SYSTEMS else BOXES_ALONE)}
     return replace_fields(cell.cfg, single_task=False, **own)

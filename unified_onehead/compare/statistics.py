@@ -214,7 +214,7 @@ def resampled(
         values.update({s: np.mean(picked * [t[s] for t in tables], 0) for s in SCORES if SPOKEN[s] == task})
     return values
 
-
+# %% ../../nbs/compare/02_statistics.ipynb #9cf9e9ff
 def resampled_classes(
     evidences: list,  # of several runs on the same images
     resamples: int = RESAMPLES,  # R, how often is drawn

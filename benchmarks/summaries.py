@@ -1,0 +1,153 @@
+"""Short tables of the comparison, made of claims: what a page can show on one screen. Long ones are in benchmarks/README.md."""
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from agreement import read_records
+from claims import IMAGES, STARTS, SYSTEMS, all_rows, claims, facts, groups, listed, row
+
+from unified_onehead.compare.tables import five_percent, mean_matrix, runs_of
+from unified_onehead.core.config import METRICS
+from unified_onehead.core.tables import markdown_table
+from unified_onehead.learn.strategies import STRATEGIES
+
+TARGETS = Path(__file__).resolve().parent / "targets.json"
+NAMES = {"ours": "`progressive_kd`, one network", "single": "`single`, three networks", "joint": "`joint`, all tasks at once",
+         "specialist": "three specialists"}
+FEATURES = {"": "true ImageNet features", "weak": "weak features"}
+
+
+def folded(title: str, text: str) -> str:  # HTML that GitHub and the site fold
+    "A text that a reader opens."
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+def systems_table(where: tuple = (("folds", ""), ("val", ""), ("val", "weak"))) -> str:  # markdown, 6 columns
+    "Ours, single, joint and the specialists, on the images and from the features of `where`."
+    lines = [["images, features", "system", "mIoU", "AP", "AP50", "Top-1"]]
+    for images, start in where:
+        end, place = f".{start}" if start else "", "pooled over folds" if images == "folds" else "val, three seeds"
+        for system, title in NAMES.items():
+            scores = [claims.get(f"{s}.{images}.{system}{end}") for s in ("mIoU", "AP", "AP50", "Top1")]
+            if all(scores):
+                lines.append([f"{place}; {FEATURES[start]}", title, *(s.text() for s in scores)])
+    return markdown_table(lines)
+
+
+def cost_sentence(start: str = "") -> str:
+    "What one network costs beside three."
+    ours, trio = row("ours", "val", start).cells[0], [row("specialist", "val", start, s).cells[0] for s in METRICS.values()]
+    shares = [getattr(ours, k) / sum(getattr(c, k) for c in trio) for k in ("parameters", "macs")]
+    text = (f"One network has {ours.parameters / 1e6:.2f} M parameters and needs {ours.macs / 1e9:.2f} G multiply-accumulates "
+            f"per image of {ours.size} px: {shares[0]:.0%} and {shares[1]:.0%} of what the three specialists have together.")
+    return text.replace("%", " %")
+
+
+def leads_table() -> str:  # markdown, 5 columns
+    "Ours minus the specialist and minus single, with intervals; bold where the interval leaves zero out."
+    lines = [["difference in", *(f"{against}, {images}" for against in ("from the specialist", "from `single`")
+                                 for images in ("val", "folds"))]]
+
+    def cell(name):
+        found = claims[name]
+        return f"**{found.text()}**" if found.certain else found.text()
+
+    kinds = [(s.replace("Top1", "Top-1"), s, "") for s in ("mIoU", "AP", "AP50", "Top1")]
+    kinds += [(f"AP, {title}", "AP", f".{g}") for g, title in (("six", "six frequent classes"), ("four", "four chosen classes"),
+                                                               ("person", "persons"), ("car", "cars"))]
+    for title, score, group in kinds:
+        lines.append([title, *(cell(f"{score}.{images}.ours-{other}{group}") for other in ("specialist", "single")
+                               for images in IMAGES)])
+    return markdown_table(lines)
+
+
+def strategies_table(start: str = "") -> str:  # markdown, 6 columns
+    "What each strategy keeps: own stage's end -> after stage 3, and its runs within 5 % of their own stage's end."
+    lines = [["strategy", "mIoU", "AP", "Top-1", "runs within 5 %", "remedy"]]
+    for name, kind in STRATEGIES.items():
+        r = all_rows("val").get((name, STARTS[start]))
+        if r is None or name == "joint":
+            continue
+        matrix, runs = mean_matrix(r.cells), {m: runs_of(r, None, m) for m in METRICS.values()}
+        kept = sum(all(five_percent(rs[k][0], *rs[k][2:])["pass_relative"] for rs in runs.values()) for k in range(len(r.cells)))
+        moved = [f"{matrix[task][m]:.3f} -> {matrix['cls'][m]:.3f}" for task, m in METRICS.items() if task != "cls"]
+        lines.append([f"`{name}`", *moved, f"{r.mean('Top1'):.3f}", f"{kept} of {len(r.cells)}", kind.remedy or "on no list"])
+    return markdown_table(lines)
+
+
+def say_lost(start: str = "") -> str:
+    "What share of its own stage's mIoU each strategy has lost after stage 3, largest loss first."
+    lost = {}
+    for name in STRATEGIES:
+        r = all_rows("val").get((name, STARTS[start]))
+        if r and name != "joint":
+            matrix = mean_matrix(r.cells)
+            lost[name] = 1 - matrix["cls"]["mIoU"] / matrix["seg"]["mIoU"]
+    fell = {n: v for n, v in sorted(lost.items(), key=lambda pair: -pair[1]) if v >= 0.0005}
+    kept = [f"`{n}`" for n, v in lost.items() if abs(v) < 0.0005]
+    text = (f"Of mIoU, the task that was learned first, is lost: {', '.join(f'`{n}` {v:.1%}' for n, v in fell.items())}. "
+            f"{listed(kept)} lose nothing, because nothing that the first task uses is trained again.")
+    return text.replace("%", " %")
+
+
+def masks_table() -> str:  # markdown, 6 columns
+    "AP and AP50 without and with mask refinement, means over seeds."
+    lines = [["system", "features", "AP, boxes alone", "AP, refined", "AP50, boxes alone", "AP50, refined"]]
+    for start in STARTS:
+        for system in ("ours", "single", "joint"):
+            found = [r["readings"] for r in read_records() if (r["strategy"], r["weights"]) == (SYSTEMS[system], STARTS[start])]
+            if found:
+                means = [f"{np.mean([r[name][m] for r in found]):.3f}" for m in ("AP", "AP50")
+                         for name in ("boxes alone", "score and sides")]
+                lines.append([NAMES[system], FEATURES[start], *means])
+        means = [claims[f"{m}.val.specialist{'.' * bool(start)}{start}"].figure() for m in ("AP", "AP50")]
+        lines.append(["FCOS, which has no masks", FEATURES[start], means[0], "-", means[1], "-"])
+    return markdown_table(lines)
+
+
+def classes_figure(other: str = "specialist"):
+    "AP of each class, ours minus another's, with 95 % intervals, on val and pooled over folds."
+    names = facts()["classes"]
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for ax, (images, where) in zip(axes, IMAGES.items()):
+        found = [claims[f"AP.{images}.ours-{other}.{n}"] for n in names]
+        at = np.arange(len(names))[::-1]
+        for y, c, name in zip(at, found, names):
+            colour = "tab:green" if c.low > 0 else "tab:red" if c.high < 0 else "tab:gray"
+            ax.plot([c.low, c.high], [y, y], color=colour, lw=2)
+            ax.plot(c.value, y, "o" if name in groups()["six"] else "s", color=colour, ms=6)
+        ax.axvline(0, color="black", lw=0.8)
+        place = "val" if images == "val" else "all"
+        ax.set_yticks(at, [f"{n} ({claims[f'boxes.{place}.{n}'].figure()})" for n in names])
+        ax.set_title(where, fontsize=9)
+        ax.set_xlabel(f"AP, ours minus {'FCOS' if other == 'specialist' else other}")
+    return fig
+
+
+def aims_table() -> str:  # markdown
+    "The plan's aims for scores after stage 3, reached or missed."
+    aims = json.loads(TARGETS.read_text(encoding="utf-8"))["aims"]
+    lines = [["aim for", *(FEATURES[s] for s in STARTS)]]
+    for score in next(v for v in aims.values() if isinstance(v, dict)):
+        texts = []
+        for start, weights in STARTS.items():
+            value, aim = row("ours", "val", start).mean(score), aims[weights][score]
+            texts.append(f"{value:.4f} of {aim}: " + ("reached" if value >= aim else f"missed by {aim - value:.4f}"))
+        lines.append([score, *texts])
+    return markdown_table(lines) + "\n\n" + aims["about"]
+
+
+def published_table() -> str:  # markdown
+    "What others report of the same assignment, and the default by the same readings."
+    published = json.loads(TARGETS.read_text(encoding="utf-8"))["published"]
+    lines = [[*published["columns"], "measured by"], *([*line, "its authors"] for line in published["rows"])]
+    for start in STARTS:
+        ours = row("ours", "val", start)
+        stages = mean_matrix(ours.cells)
+        course = {s: f"{stages[own][s]:.4f} -> {ours.mean(s):.4f}" for s, own in (
+            ("mIoU", "seg"), ("AP", "det"), ("AP50", "det"), ("Top1", "cls"))}
+        lines.append(["`progressive_kd`", f"{ours.backbone}, {ours.cells[0].parameters / 1e6:.2f} M", course["mIoU"],
+                      f"{ours.mean('mIoU_objects'):.4f}", f"AP {course['AP']}, AP50 {course['AP50']}", course["Top1"],
+                      f"us, {ours.weights}, {len(ours.values)} seeds, {ours.size} px"])
+    return markdown_table(lines) + "\n\n" + published["about"]
