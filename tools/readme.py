@@ -56,6 +56,25 @@ def render(notebook: dict) -> tuple[str, dict]:
     return HEADER + "\n\n".join(part for part in parts if part) + "\n", images
 
 
+def facts(text: str) -> dict:
+    "What a translation must share with its original: the shape, commands, numbers, links and pictures, each in order."
+    prose = re.sub(r"<!--.*?-->|```.*?```", "", text, flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", prose) if "README" not in link or link.startswith("README_files")]
+    prose = re.sub(r"\]\([^)]*\)", "]", prose)
+    return {"headings": re.findall(r"^#+", prose, re.MULTILINE), "commands": re.findall(r"```.*?```", text, re.DOTALL),
+            "numbers": sorted(re.findall(r"\d+(?:\.\d+)?", prose)),
+            "links": [link for link in links if "badge/README" not in link],
+            "rows of tables": [line.count("|") for line in prose.splitlines() if line.startswith("|")],
+            "names in code": sorted(re.findall(r"`([^`]+)`", prose))}
+
+
+def translation_problems(original: str, translation: str, name: str) -> list[str]:
+    "What a translation says otherwise than README.md."
+    ours, theirs = facts(translation), facts(original)
+    apart = {what: [x for x in ours[what] + theirs[what] if ours[what].count(x) != theirs[what].count(x)] for what in ours}
+    return [f"{name}: other {what} than README.md: {apart[what]}" for what in ours if ours[what] != theirs[what]]
+
+
 def files(root: Path = ROOT) -> dict[str, bytes]:
     "Every file that makes up the README, by its path from the root."
     text, images = render(json.loads((root / "nbs/index.ipynb").read_text(encoding="utf-8")))
