@@ -566,6 +566,8 @@ def test_an_installed_user_sees_the_parameters(empty, monkeypatch):
     ("| Netz | 0.054 |", "| Netz | 0.054 | |", "other rows of tables than README.md"),
 ])
 def test_a_translation_says_the_same(old, new, problem):
-    text = "# {0}\n\n## {1}\n\n```sh\npip install .\n```\n\n[a](nbs/a.ipynb) `model.pt`\n\n| {2} | AP |\n|---|---|\n| {2} | 0.054 |\n"
-    found = readme.translation_problems(text.format("One", "Two", "net"), text.format("Eins", "Zwei", "Netz").replace(old, new), "x")
+    text = ("# {0}\n\n## {1}\n\n```sh\npip install .\n```\n\n[a](nbs/a.ipynb) `model.pt`\n\n"
+            "| {2} | AP |\n|---|---|\n| {2} | 0.054 |\n")
+    german = text.format("Eins", "Zwei", "Netz").replace(old, new)
+    found = readme.translation_problems(text.format("One", "Two", "net"), german, "x")
     assert found == [] if problem is None else len(found) == 1 and problem in found[0]
