@@ -554,3 +554,20 @@ def test_an_installed_user_sees_the_parameters(empty, monkeypatch):
     assert door.__doc__ == "P." and door.__version__ and door.__file__.startswith(str(empty))
     text = pydoc.render_doc(one, renderer=pydoc.plaintext)
     assert "x : float\n            any number" in text and "Returns\n        -------\n        float\n            x / 2" in text
+
+
+@pytest.mark.parametrize("old, new, problem", [
+    ("", "", None),
+    ("| 0.054 |", "| 0.055 |", "other numbers than README.md: ['0.055', '0.054']"),
+    ("pip install .", "pip install x", "other commands than README.md"),
+    ("(nbs/a.ipynb)", "(nbs/b.ipynb)", "other links than README.md: ['nbs/b.ipynb', 'nbs/a.ipynb']"),
+    ("## Zwei", "### Zwei", "other headings than README.md"),
+    ("`model.pt`", "`net.pt`", "other names in code than README.md"),
+    ("| Netz | 0.054 |", "| Netz | 0.054 | |", "other rows of tables than README.md"),
+])
+def test_a_translation_says_the_same(old, new, problem):
+    text = ("# {0}\n\n## {1}\n\n```sh\npip install .\n```\n\n[a](nbs/a.ipynb) `model.pt`\n\n"
+            "| {2} | AP |\n|---|---|\n| {2} | 0.054 |\n")
+    german = text.format("Eins", "Zwei", "Netz").replace(old, new)
+    found = readme.translation_problems(text.format("One", "Two", "net"), german, "x")
+    assert found == [] if problem is None else len(found) == 1 and problem in found[0]

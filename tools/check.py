@@ -1,7 +1,7 @@
 """The checks that run before the tests: python tools/check.py [clean sync imports names docs pages]
 
 clean    every notebook is as `nbdev_clean` leaves it
-sync     the package is, byte for byte, what tools/export.py makes of the notebooks; README.md likewise
+sync     the package is, byte for byte, what tools/export.py makes of the notebooks; README.md likewise; translations say the same
 imports  modules import lower numbers of their own package and packages below it, by name, and never nbdev or fastcore
 names    not too many public names, no overlong module, no test helper among the names
 docs     what is public says what it takes, gives and raises, and `help()` shows it
@@ -154,7 +154,12 @@ def check_sync(root: Path) -> Report:
     visited = {"files": sum(not Path(name).name.startswith("_") for name in wanted)}
     if not (root / "nbs/index.ipynb").exists():
         return Report(visited, [*problems, "nbs/index.ipynb: missing, so there is no README"])
-    return Report(visited, problems + compare(root, readme.files(root), "python tools/readme.py"))
+    made = readme.files(root)
+    for path in sorted(root.glob("README.*.md")):
+        visited["translations"] = visited.get("translations", 0) + 1
+        text = path.read_text(encoding="utf-8")
+        problems += readme.translation_problems(made["README.md"].decode(), text, path.name)
+    return Report(visited, problems + compare(root, made, "python tools/readme.py"))
 
 
 def is_import(statement: ast.AST) -> bool:

@@ -32,7 +32,8 @@ def execute(path: Path, cwd: Path, timeout: float = CELL_TIMEOUT):
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [c for c in notebook.cells if not (c.cell_type == "code" and NOT_RUN.search(c.source))]
     resources = {"metadata": {"path": str(cwd)}}
-    NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=resources).execute()
+    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=resources, coalesce_streams=True)
+    client.execute()
     return notebook
 
 

@@ -48,7 +48,7 @@ def visible(cell: dict) -> Cell:
         return Cell(source, "")
     if cell["cell_type"] == "raw":
         return Cell("", source)
-    if HIDDEN.search(source):
+    if HIDDEN.search(source) or source.startswith("show_doc("):  # nbdev writes what it documents anew
         return Cell("", "")
     lines = [line for line in source.splitlines() if not re.match(r"#\||\s*%", line)]
     prose, rest = [], [] if SILENT["echo"].search(source) else lines
@@ -142,7 +142,8 @@ class Site(NamedTuple):
             name = address[len(self.home):].strip("/") or "index.html"
             if name not in self.addresses:
                 return "no such page on the site"
-            return self.missing(self.addresses[name][0], anchor)
+            said = self.missing(self.addresses[name][0], anchor)
+            return said and f"{said}. nbdev links a name in backticks; <code>{anchor}</code> it leaves alone"
         if re.match(r"(https?|mailto|data):", address):
             return ""
         name = posixpath.normpath(posixpath.join(posixpath.dirname(page), address)) if address else page

@@ -268,7 +268,7 @@ class DetectionTask(Task):
     stride : int, default 8
         pixels per location
     mask_classes : tuple, default ()
-        class names of segmentation, where its masks have a say in scores and sides
+        class names of segmentation; boxes of a class that it has, too, are refined with its masks
     """
 
     name = "det"
@@ -279,7 +279,7 @@ class DetectionTask(Task):
         classes: list,  # names
         cfg: Config,  # loss.* and run.* are read
         stride: int = 8,  # pixels per location
-        mask_classes: tuple = (),  # class names of segmentation, where its masks have a say in scores and sides
+        mask_classes: tuple = (),  # class names of segmentation; boxes of a class that it has, too, are refined with its masks
     ):
         super().__init__(classes, cfg, stride)
         self.masks = tuple(mask_classes)

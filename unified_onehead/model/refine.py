@@ -143,7 +143,7 @@ def refine_with_masks(
     mask_score_weight: float,  # weight of the mask in the score, 0..1
     mask_box_weight: float,  # how far boxes move, as a share of the soft IoU and of the overlap
 ) -> "tuple[torch.Tensor, torch.Tensor]":  # boxes, scores
-    """Sides and scores after the mask has been asked, both float32. A box whose class segmentation does not have stays as it is.
+    """Boxes and scores refined with the mask of the same pass, both float32. A box whose class segmentation lacks stays as it is.
 
     Parameters
     ----------
