@@ -56,6 +56,7 @@ FAULTS = [  # what stands on the home page -> what is said
     ("[r](https://github.com/unified-onehead/unified-onehead/blob/main/NONE.md)", "NONE.md: no such file in the repository"),
     ("[r](https://github.com/unified-onehead/unified-onehead/blob/main/README.md)", None),
     ("`[in code](nowhere.ipynb)`", None),
+    ("See [[`half`](core/01_one.ipynb)](core/01_one.ipynb).", "index.ipynb: a link inside a link, [[`half`]("),
 ]
 
 

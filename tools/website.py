@@ -27,6 +27,7 @@ SILENT = {what: re.compile(rf"^#\|\s*{what}:\s*false", re.MULTILINE) for what in
 TITLE = re.compile(r"# (.+)\n+> (.+)")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 LINK = re.compile(r'\]\(\s*<?([^)>\s]+)>?[^)]*\)|(?:href|src)="([^"]+)"')
+NESTED = re.compile(r"\[\[`[^`]*`\]\([^)]*\)\]\([^)]*\)")  # nbdev has put a link of its own into one that was written
 WORD = re.compile(r"\w+")
 
 
@@ -190,6 +191,8 @@ def check(root: Path = ROOT) -> tuple[dict, list]:  # counts, problems
             before = read(root / "nbs" / name)
             found += Counter(pages=1, words=words(before).total())
             problems += lost_words(name, before, cells)
+            nested = NESTED.findall("\n".join(visible(cell).prose for cell in cells))
+            problems += [f"{name}: a link inside a link, {link}; take the backticks or the link away" for link in nested]
             errors = [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
             problems += [f"{name}: a cell ended in an error: {e['ename']}: {e['evalue']}" for e in errors]
             for target in links(cells):
