@@ -83,6 +83,12 @@ def test_a_cell_that_fails_when_the_docs_are_made_stops_the_check(repository):
         website.check(repository(one=mixed))
 
 
+def test_a_figure_needs_a_description():
+    drawn = {"cell_type": "code", "source": "plot()", "outputs": [{"output_type": "display_data", "data": {"image/png": "x"}}]}
+    assert website.undescribed("a", [drawn]) == ['a, cell 0: a figure without #| fig-alt: "what it shows"']
+    assert website.undescribed("a", [{**drawn, "source": '#| fig-alt: "A line"\nplot()'}, {**drawn, "source": "#| hide\nplot()"}]) == []
+
+
 def test_links_of_drawn_pages(tmp_path):
     (tmp_path / "a.html").write_text('<h2 id="x">X</h2><a href="b.html#y">b</a><a href="#x">x</a><a href="https://e.org">e</a>')
     (tmp_path / "b.html").write_text('<a href="a.html#x">x</a><img src="none.png"><a href="a.html#z">z</a>')

@@ -97,6 +97,14 @@ def lost_words(name: str, before: list, after: list) -> list[str]:
     return [f"{name}: {missing.total()} words are not on the processed page: {some}"] if missing else []
 
 
+def undescribed(name: str, cells: list) -> list[str]:
+    "Visible cells whose figure says nothing to somebody who cannot see it."
+    drawn = [i for i, cell in enumerate(cells) if cell["cell_type"] == "code" and not HIDDEN.search(text(cell["source"]))
+             and any(kind.startswith("image/") for o in cell["outputs"] for kind in o.get("data", {}))]
+    return [f'{name}, cell {i}: a figure without #| fig-alt: "what it shows"' for i in drawn
+            if not re.search(r"^#\|\s*fig-alt:", text(cells[i]["source"]), re.MULTILINE)]
+
+
 def front_matter(cells: list) -> dict:
     "What nbdev made of the title cell."
     raw = next((text(c["source"]) for c in cells if c["cell_type"] == "raw"), "")
@@ -190,7 +198,7 @@ def check(root: Path = ROOT) -> tuple[dict, list]:  # counts, problems
         for name, cells in site.pages.items():
             before = read(root / "nbs" / name)
             found += Counter(pages=1, words=words(before).total())
-            problems += lost_words(name, before, cells)
+            problems += lost_words(name, before, cells) + undescribed(name, before)
             nested = NESTED.findall("\n".join(visible(cell).prose for cell in cells))
             problems += [f"{name}: a link inside a link, {link}; take the backticks or the link away" for link in nested]
             errors = [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"]
