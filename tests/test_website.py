@@ -86,7 +86,8 @@ def test_a_cell_that_fails_when_the_docs_are_made_stops_the_check(repository):
 def test_a_figure_needs_a_description():
     drawn = {"cell_type": "code", "source": "plot()", "outputs": [{"output_type": "display_data", "data": {"image/png": "x"}}]}
     assert website.undescribed("a", [drawn]) == ['a, cell 0: a figure without #| fig-alt: "what it shows"']
-    assert website.undescribed("a", [{**drawn, "source": '#| fig-alt: "A line"\nplot()'}, {**drawn, "source": "#| hide\nplot()"}]) == []
+    told, hidden = ({**drawn, "source": line + "\nplot()"} for line in ('#| fig-alt: "A line"', "#| hide"))
+    assert website.undescribed("a", [told, hidden]) == []
 
 
 def test_links_of_drawn_pages(tmp_path):
