@@ -444,6 +444,13 @@ def add_rules(claims: Claims) -> None:
     count("search.ours", "trials behind our recipe, one fold each", lambda: sum(len(lines(f)) for f in ours), ours)
     count("search.specialists", "trials behind the specialists' recipes", lambda: len(lines(theirs[0])), theirs)
     count("search.specialists.folds", "folds of these trials", lambda: len({r["fold"] for r in lines(theirs[0])}), theirs)
+    found = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted((RESULTS / "verified").glob("*.json"))}
+    for name, same in (("same", True), ("other", False)):
+        files = tuple(f"verified/{file}" for file, record in found.items() if record["same"] is same)
+        count(f"again.{name}", f"cells trained again with {name} scores", lambda files=files: len(files), files)
+    largest = max((abs(a - b) for r in found.values() for a, b in [r["scores"].get("AP", (0, 0))]), default=0.0)
+    claims.add("again.AP", functools.partial(Claim, "again.AP", largest, "largest difference of AP between then and again",
+                                             ("verified/*.json",)))
     for k, line in enumerate(json.loads(HISTORY.read_text(encoding="utf-8"))):
         name = f"history.{k}"
         claims.add(name, functools.partial(
@@ -605,8 +612,18 @@ def say_search() -> str:
             f"against {fig('search.specialists')} on {quantity(n)} fold{'s' * (n != 1)}.")
 
 
+def say_again() -> str:
+    "Whether cells give the same scores when they are trained again."
+    same, other = (int(claims[f"again.{name}"].value) for name in ("same", "other"))
+    if not other:
+        return f"{quantity(same).capitalize()} cells were trained again and gave the same scores."
+    return (f"Of {quantity(same + other)} cells that were trained again, with the same settings, data and library versions, "
+            f"{quantity(same)} gave the same scores and {quantity(other)} did not; AP moved by up to {fig('again.AP')}. Why is "
+            "not known; the processor, which is not recorded, may differ. So much may AP of one network on sixty images move.")
+
+
 SENTENCES = (say_pooled, say_others, say_four_classes, say_choice, say_six, say_ten, say_masks, say_masks_weak, say_masks_folds,
-             say_val, say_runs, say_remedies, say_search)
+             say_val, say_runs, say_remedies, say_search, say_again)
 
 
 def claims_table(names: "list[str] | None" = None) -> str:  # markdown
