@@ -51,7 +51,7 @@ from .evidence import best_and_worst, take_evidence
 def make_learner(
     cfg: Config,  # seed, start weights, strategy and all else
     minis: Minis,  # what it trains and is validated on
-    store: "dict | None" = None,  # kept trunk outputs that several cells share, see `shared_views`
+    store: "dict | None" = None,  # kept trunk outputs that several cells share, see shared_views
 ) -> "tuple[Learner, dict]":  # learner, record of the start weights
     """A seeded network in a learner; the learner counts the images that it shows.
 
@@ -62,7 +62,7 @@ def make_learner(
     minis : Minis
         what it trains and is validated on
     store : dict | None, default None
-        kept trunk outputs that several cells share, see `shared_views`
+        kept trunk outputs that several cells share, see shared_views
 
     Returns
     -------
@@ -78,7 +78,7 @@ def make_learner(
 def shared_views(
     cfg: Config,  # of the cell that is to run next
     kept: dict,  # of earlier cells; only what fits this cell stays in it
-) -> dict:  # the store for `make_learner`
+) -> dict:  # the store for make_learner
     """The trunk outputs that cells of one start, precision and view seed have in common.
 
     Parameters
@@ -91,7 +91,7 @@ def shared_views(
     Returns
     -------
     dict
-        the store for `make_learner`
+        the store for make_learner
     """
     seed = cfg.run.seed if cfg.train.view_seed < 0 else cfg.train.view_seed
     key = cfg.net.backbone, cfg.net.weights, cfg.net.frozen_blocks, cfg.train.precision, cfg.run.device, seed
@@ -142,9 +142,9 @@ def run_sequence(
     minis: Minis,  # what to train and validate on
     say=print,  # called with one line of text per stage
     show=None,  # called with the learner and the evidence at the end; None: nobody looks
-    store: "dict | None" = None,  # trunk outputs that several cells share, see `shared_views`
+    store: "dict | None" = None,  # trunk outputs that several cells share, see shared_views
     keep: "Path | None" = None,  # a folder: the network after each stage stays there as stage1.pt, stage2.pt, ...
-) -> dict:  # matrix, evidence, and what `facts` gives: weights, size, cost, time, floors, device
+) -> dict:  # matrix, evidence, and what facts gives: weights, size, cost, time, floors, device
     """A strategy: its stages on one network.
 
     Parameters
@@ -158,14 +158,14 @@ def run_sequence(
     show : default None
         called with the learner and the evidence at the end; None: nobody looks
     store : dict | None, default None
-        trunk outputs that several cells share, see `shared_views`
+        trunk outputs that several cells share, see shared_views
     keep : Path | None, default None
         a folder: the network after each stage stays there as stage1.pt, stage2.pt, ...
 
     Returns
     -------
     dict
-        matrix, evidence, and what `facts` gives: weights, size, cost, time, floors, device
+        matrix, evidence, and what facts gives: weights, size, cost, time, floors, device
     """
     kept_views = len(store or {})
     learner, weights = make_learner(cfg, minis, store)
@@ -184,9 +184,9 @@ def run_single(
     minis: Minis,  # what to train and validate on
     say=print,  # called with one line of text per network
     show=None,  # not called: no one learner holds all tasks
-    store: "dict | None" = None,  # trunk outputs that several cells share, see `shared_views`
+    store: "dict | None" = None,  # trunk outputs that several cells share, see shared_views
     keep: "Path | None" = None,  # a folder: the networks stay there as seg.pt, det.pt, cls.pt
-) -> dict:  # matrix, evidence, and what `facts` gives: weights, size, cost, time, floors, device
+) -> dict:  # matrix, evidence, and what facts gives: weights, size, cost, time, floors, device
     "Three networks of ours, one per task; the detector's boxes are refined with the segmenter's masks."
     learners, evidence, seconds, kept_views = {}, {}, {}, len(store or {})
     for task in TASKS:
@@ -293,14 +293,14 @@ def cell_text(
 
 # %% ../../nbs/compare/04_cells.ipynb #6a4d8f8c
 def read_cell(
-    path: "str | Path",  # a file that `run_cell` has written, with this version or an older one
+    path: "str | Path",  # a file that run_cell has written, with this version or an older one
 ) -> CellRecord:  # its settings under today's names
     """A finished cell. Raises InputError for a file that is none.
 
     Parameters
     ----------
     path : str | Path
-        a file that `run_cell` has written, with this version or an older one
+        a file that run_cell has written, with this version or an older one
 
     Returns
     -------
@@ -356,7 +356,7 @@ def run_cell(
     say=print,  # called with lines of text
     runners: Mapping = RUNNERS,  # system -> runner
     pictures: bool = False,  # also keep the best and worst predictions as a figure
-    store: "dict | None" = None,  # trunk outputs that cells of ours share, see `shared_views`
+    store: "dict | None" = None,  # trunk outputs that cells of ours share, see shared_views
     networks: "str | Path | None" = None,  # a folder: networks of ours stay in NETWORKS/NAME
     redo: bool = False,  # make it again; the old file stays until the new one is whole
 ) -> Path:  # the finished file
@@ -376,7 +376,7 @@ def run_cell(
     pictures : bool, default False
         also keep the best and worst predictions as a figure
     store : dict | None, default None
-        trunk outputs that cells of ours share, see `shared_views`
+        trunk outputs that cells of ours share, see shared_views
     networks : str | Path | None, default None
         a folder: networks of ours stay in NETWORKS/NAME
     redo : bool, default False

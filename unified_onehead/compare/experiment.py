@@ -227,14 +227,14 @@ OURS_ALONE = (  # of our network and its recipe; a system from elsewhere reads n
 
 # %% ../../nbs/compare/01_experiment.ipynb #4587250e
 def settings_of(
-    saved: Mapping,  # a `CellRecord`, or any record with a configuration; one without a system is of our network
+    saved: Mapping,  # a CellRecord, or any record with a configuration; one without a system is of our network
 ) -> dict:  # setting -> value, under today's names
     """What a cell was made with, as far as its system reads it and without what belongs to the machine.
 
     Parameters
     ----------
     saved : Mapping
-        a `CellRecord`, or any record with a configuration; one without a system is of our network
+        a CellRecord, or any record with a configuration; one without a system is of our network
 
     Returns
     -------
@@ -248,7 +248,7 @@ def settings_of(
 
 # %% ../../nbs/compare/01_experiment.ipynb #601e6d17
 def differences(
-    saved: Mapping,  # a `CellRecord`, or a record with configuration, weights and evidence
+    saved: Mapping,  # a CellRecord, or a record with configuration, weights and evidence
     cfg: Config,  # what is asked for
     minis: "Minis | None" = None,  # its data, of the cell's fold; None: data are not compared
 ) -> "list[str]":  # "lr: 0.001 in the file, 0.002 asked for"
@@ -257,7 +257,7 @@ def differences(
     Parameters
     ----------
     saved : Mapping
-        a `CellRecord`, or a record with configuration, weights and evidence
+        a CellRecord, or a record with configuration, weights and evidence
     cfg : Config
         what is asked for
     minis : Minis | None, default None

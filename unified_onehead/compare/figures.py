@@ -95,7 +95,7 @@ def plot_precision_recall(
     threshold: int = 0,  # 0..9, for IoU .50 to .95
     ax: "Axes | None" = None,  # None: a new figure
 ) -> Axes:
-    """Precision over recall of every class, at IoU .50 + .05 * threshold, as COCO reads it.
+    """Precision over recall of every class, at IoU .50 + .05 x threshold, as COCO reads it.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ def class_groups(
 def group_table(
     rows: "list[Row]",  # of any starts; only rows of one start are paired
     leader: str,  # a system
-    groups: "dict[str, list[str]] | None" = None,  # title -> names of classes; None: `class_groups`
+    groups: "dict[str, list[str]] | None" = None,  # title -> names of classes; None: class_groups
     resamples: int = RESAMPLES,  # drawn for each interval, the same for both
 ) -> str:  # markdown; '' where no row has boxes
     """AP of groups of classes, and the leader minus every other system of its start, with paired 95 % intervals.
@@ -44,7 +44,7 @@ def group_table(
     leader : str
         a system
     groups : dict[str, list[str]] | None, default None
-        title -> names of classes; None: `class_groups`
+        title -> names of classes; None: class_groups
     resamples : int, default RESAMPLES
         drawn for each interval, the same for both
 
@@ -93,7 +93,7 @@ def page_sections(
     cells: "list[CellRecord]",  # of one campaign
     leader: str = "progressive_kd",  # the system that is held against the others
     resamples: int = RESAMPLES,  # drawn for each interval
-    groups: "dict[str, list[str]] | None" = None,  # of classes, see `group_table`
+    groups: "dict[str, list[str]] | None" = None,  # of classes, see group_table
 ) -> "list[tuple[str, str]]":  # title, text
     "Every table that the cells give."
     parts = []
@@ -118,7 +118,7 @@ def page_sections(
 def render_page(
     cells: "list[CellRecord]",  # of one campaign
     resamples: int = RESAMPLES,  # drawn for each interval
-    groups: "dict[str, list[str]] | None" = None,  # of classes, see `group_table`
+    groups: "dict[str, list[str]] | None" = None,  # of classes, see group_table
 ) -> str:  # markdown
     """All tables with their notes. Raises InputError without cells.
 
@@ -129,7 +129,7 @@ def render_page(
     resamples : int, default RESAMPLES
         drawn for each interval
     groups : dict[str, list[str]] | None, default None
-        of classes, see `group_table`
+        of classes, see group_table
 
     Returns
     -------

@@ -218,7 +218,7 @@ def resampled(
 def resampled_classes(
     evidences: list,  # of several runs on the same images
     resamples: int = RESAMPLES,  # R, how often is drawn
-    seed: int = 0,  # of the draw, which is that of `resampled`
+    seed: int = 0,  # of the draw, which is that of resampled
 ) -> np.ndarray:  # [R, classes] AP, means over the runs; nan where no object of the class was drawn
     """AP of each class on the resamples of `resampled`. Raises ValueError for runs on different images.
 
@@ -229,7 +229,7 @@ def resampled_classes(
     resamples : int, default RESAMPLES
         R, how often is drawn
     seed : int, default 0
-        of the draw, which is that of `resampled`
+        of the draw, which is that of resampled
 
     Returns
     -------

@@ -457,14 +457,14 @@ def current_names(
 
 # %% ../../nbs/core/01_config.ipynb #91bff50e
 def from_dict(
-    plain: dict,  # what `to_dict` gave, of this version or an older one
+    plain: dict,  # what to_dict gave, of this version or an older one
 ) -> Config:  # the configuration
     """The inverse of `to_dict`. Raises InputError for a field that it does not know, by name.
 
     Parameters
     ----------
     plain : dict
-        what `to_dict` gave, of this version or an older one
+        what to_dict gave, of this version or an older one
 
     Returns
     -------

@@ -181,7 +181,7 @@ def draw_mask(
 
 # %% ../../nbs/core/04_viz.ipynb #8a872450
 def show_batch(
-    batch,  # a `Batch` (data.records): images [B, 3, S, S], tasks, boxes, labels, crowd, masks, categories
+    batch,  # a Batch (data.records): images [B, 3, S, S], tasks, boxes, labels, crowd, masks, categories
     classes: dict,  # task -> class names
     n: int = 8,  # at most so many samples
     columns: int = 4,  # images per row
@@ -192,7 +192,7 @@ def show_batch(
     Parameters
     ----------
     batch
-        a `Batch` (data.records): images [B, 3, S, S], tasks, boxes, labels, crowd, masks, categories
+        a Batch (data.records): images [B, 3, S, S], tasks, boxes, labels, crowd, masks, categories
     classes : dict
         task -> class names
     n : int, default 8

@@ -70,7 +70,7 @@ def augment(
     size: int,  # side of the canvas, pixels
     zoom: "tuple[float, float]",  # least and largest scale factor
     generator: torch.Generator,  # where the numbers come from
-    least: "tuple[float, float]" = LEAST,  # see `crop_boxes`
+    least: "tuple[float, float]" = LEAST,  # see crop_boxes
 ) -> Sample:  # 3 x size x size
     "One random view: scale, placement, flip, colour."
     h, w = sample.image.shape[-2:]
@@ -99,7 +99,7 @@ class ViewDataset(Dataset):
     seed : int, default 0
         seed of the run
     least : tuple[float, float], default LEAST
-        see `crop_boxes`
+        see crop_boxes
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ViewDataset(Dataset):
         size: int,  # side of a view, pixels
         zoom: "tuple[float, float]",  # scale factors
         seed: int = 0,  # seed of the run
-        least: "tuple[float, float]" = LEAST,  # see `crop_boxes`
+        least: "tuple[float, float]" = LEAST,  # see crop_boxes
     ):
         self.datasets, self.size, self.zoom, self.seed, self.least = datasets, size, zoom, seed, least
 

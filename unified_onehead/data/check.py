@@ -237,7 +237,7 @@ def left_out_names(folder: Path, names: list) -> list:
 # %% ../../nbs/data/06_check.ipynb #2d38fd4b
 def check_minis(
     root: "str | Path",  # the folder that holds the three datasets
-    det_classes: tuple = (),  # detection classes by name; empty: chosen by `default_names`
+    det_classes: tuple = (),  # detection classes by name; empty: chosen by default_names
     tasks: tuple = TASKS,  # which datasets to check
 ) -> CheckReport:  # counts, problems, warnings
     """Decode and judge all of the data. Raises InputError only when the folder itself is not there.
@@ -247,7 +247,7 @@ def check_minis(
     root : str | Path
         the folder that holds the three datasets
     det_classes : tuple, default ()
-        detection classes by name; empty: chosen by `default_names`
+        detection classes by name; empty: chosen by default_names
     tasks : tuple, default TASKS
         which datasets to check
 

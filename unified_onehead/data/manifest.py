@@ -238,14 +238,14 @@ def make_manifest(
 
 
 def manifest_bytes(
-    manifest: dict,  # what `make_manifest` or `settle` returned
+    manifest: dict,  # what make_manifest or settle returned
 ) -> bytes:
     """The manifest as a file: sorted keys, no date, no path.
 
     Parameters
     ----------
     manifest : dict
-        what `make_manifest` or `settle` returned
+        what make_manifest or settle returned
 
     Returns
     -------
@@ -255,22 +255,22 @@ def manifest_bytes(
 
 # %% ../../nbs/data/07_manifest.ipynb #e6f4c50f
 def settle(
-    manifest: dict,  # what `make_manifest` returned
+    manifest: dict,  # what make_manifest returned
     find,  # (task, split, entry) -> path of the picture, or None when it cannot be had
-) -> tuple:  # a manifest with `images` settled and `unmet` anew, list of notes
+) -> tuple:  # a manifest with `images` settled and unmet anew, list of notes
     """Replace what is missing or looks like a picture of another place in the draw; the same pictures give the same result.
 
     Parameters
     ----------
     manifest : dict
-        what `make_manifest` returned
+        what make_manifest returned
     find
         (task, split, entry) -> path of the picture, or None when it cannot be had
 
     Returns
     -------
     tuple
-        a manifest with `images` settled and `unmet` anew, list of notes
+        a manifest with `images` settled and unmet anew, list of notes
     """
     accepted, images, notes = [], {}, []
 

@@ -185,7 +185,7 @@ class Differences:
 # %% ../../nbs/data/08_prepare.ipynb #7d063261
 def read_manifest(
     folder: "str | Path",  # a set, or any folder
-) -> "dict | None":  # as `write_set` wrote it; "files" is path below the folder -> sha256
+) -> "dict | None":  # as write_set wrote it; "files" is path below the folder -> sha256
     """The manifest of a set; None when there is none or it cannot be read.
 
     Parameters
@@ -196,7 +196,7 @@ def read_manifest(
     Returns
     -------
     dict | None
-        as `write_set` wrote it; "files" is path below the folder -> sha256
+        as write_set wrote it; "files" is path below the folder -> sha256
     """
     try:
         data = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
@@ -409,7 +409,7 @@ def show_histogram(ax, counts: dict) -> None:
 
 # %% ../../nbs/data/08_prepare.ipynb #b28baab0
 def show_minis(
-    minis: Minis,  # what `read_minis` returned
+    minis: Minis,  # what read_minis returned
     n: int = 5,  # pictures per task, 1 or more
 ) -> Figure:  # one row per task: pictures with labels, then the class histogram
     """Labelled training pictures of every task and the class histogram. Raises InputError when not a single picture is asked for.
@@ -417,7 +417,7 @@ def show_minis(
     Parameters
     ----------
     minis : Minis
-        what `read_minis` returned
+        what read_minis returned
     n : int, default 5
         pictures per task, 1 or more
 

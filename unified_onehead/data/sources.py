@@ -309,7 +309,7 @@ def check_known(
 def read_det(
     folder: Path,  # the dataset
     splits: tuple,  # which splits to read
-    known: tuple = (),  # class names that fix the numbering; empty: `default_names`
+    known: tuple = (),  # class names that fix the numbering; empty: default_names
 ) -> tuple:  # split -> records, names, notes
     "Read detection. Images without a box of the chosen classes stay, as negatives."
     read = {split: read_coco(*located(folder, "det", split)) for split in splits}
@@ -427,7 +427,7 @@ def read_task(
 # %% ../../nbs/data/05_sources.ipynb #386da680
 def read_minis(
     root: "str | Path",  # the folder that holds the three datasets
-    det_classes: tuple = (),  # detection classes by name; empty: chosen by `default_names`
+    det_classes: tuple = (),  # detection classes by name; empty: chosen by default_names
     tasks: tuple = TASKS,  # which datasets to read
     splits: tuple = SPLITS,  # which splits to read
     classes: "dict | None" = None,  # task -> names of a trained network; they fix the numbering
@@ -439,7 +439,7 @@ def read_minis(
     root : str | Path
         the folder that holds the three datasets
     det_classes : tuple, default ()
-        detection classes by name; empty: chosen by `default_names`
+        detection classes by name; empty: chosen by default_names
     tasks : tuple, default TASKS
         which datasets to read
     splits : tuple, default SPLITS

@@ -224,7 +224,7 @@ def decode_detection(
     pre_nms: int = 500,  # candidates per image before suppression
     keep: int = 100,  # detections per image afterwards, COCO's limit
     masks: "torch.Tensor | None" = None,  # B x C_seg x h x w logits of the same images; None: boxes alone
-    same: "list[int]" = (),  # the mask's class for each class of detection or -1, see `match_class_names`
+    same: "list[int]" = (),  # the mask's class for each class of detection or -1, see match_class_names
     mask_score_weight: float = 0.5,  # weight of the soft IoU of box and mask in the score, 0..1
     mask_box_weight: float = 1.0,  # how far boxes move to the mask's outline and part, as a share of soft IoU and overlap
 ) -> list:  # B Detections
@@ -247,7 +247,7 @@ def decode_detection(
     masks : torch.Tensor | None, default None
         B x C_seg x h x w logits of the same images; None: boxes alone
     same : list[int], default ()
-        the mask's class for each class of detection or -1, see `match_class_names`
+        the mask's class for each class of detection or -1, see match_class_names
     mask_score_weight : float, default 0.5
         weight of the soft IoU of box and mask in the score, 0..1
     mask_box_weight : float, default 1.0
