@@ -219,6 +219,9 @@ class Runners(Mapping):
     def __len__(self):
         return len(SYSTEMS)
 
+    def __repr__(self):
+        return "RUNNERS"
+
 # %% ../../nbs/compare/04_cells.ipynb #443d9947
 RUNNERS = Runners()
 
