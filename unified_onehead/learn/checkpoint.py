@@ -69,8 +69,10 @@ def save_model(
     classes: "dict[str, list]",  # task -> class names, as many as the network has outputs
     **more,  # further plain values, kept under their name
 ) -> None:
-    """Write a self-describing checkpoint atomically. Raises InputError for a backbone that is not registered, OSError where the
-    disk refuses; an older file is then still there.
+    """Write a self-describing checkpoint atomically.
+
+    Raises InputError for a backbone that is not registered, OSError where the disk refuses; an older file is then still
+    there.
 
     Parameters
     ----------
@@ -101,7 +103,7 @@ class NotReadableNow(InputError):
 
 
 def load_model(
-    path: "str | Path",  # written by `save_model`
+    path: "str | Path",  # written by save_model
     device="cpu",  # a torch.device or its name: where the network shall be
 ) -> "tuple[OneHead, Config, dict, dict]":  # network in eval, configuration, class names, the whole file
     """Read a checkpoint. Raises InputError for files that are not ours or damaged, NotReadableNow where the disk refuses.
@@ -109,7 +111,7 @@ def load_model(
     Parameters
     ----------
     path : str | Path
-        written by `save_model`
+        written by save_model
     device : default "cpu"
         a torch.device or its name: where the network shall be
 

@@ -57,7 +57,7 @@ def evaluate_task(
 
 
 def evaluate_seen(
-    learner,  # a `Learner`: its network, task records, validation images and settings are used
+    learner,  # a Learner: its network, task records, validation images and settings are used
     names: "list[str]",  # tasks
     net: "torch.nn.Module | None" = None,  # images -> UnifiedOutput; None: the learner's own network
 ) -> "tuple[dict, dict]":  # metric -> 0..1; task -> details
@@ -66,7 +66,7 @@ def evaluate_seen(
     Parameters
     ----------
     learner
-        a `Learner`: its network, task records, validation images and settings are used
+        a Learner: its network, task records, validation images and settings are used
     names : list[str]
         tasks
     net : torch.nn.Module | None, default None

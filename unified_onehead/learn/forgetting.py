@@ -30,8 +30,9 @@ def trivial_floors(
     seg_pixels: "Tensor | list | None" = None,  # [C_seg] scored pixels of each class, background first
     cls_images: "Tensor | list | None" = None,  # [C_cls] images of each class
 ) -> dict:  # metric -> floor
-    """Floors from the ground truth of the evaluated set, for example `confusion.sum(1)` of both metrics. Raises ValueError where
-    all counts are 0.
+    """Floors from the ground truth of the evaluated set, for example `confusion.sum(1)` of both metrics.
+
+    Raises ValueError where all counts are 0.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ class ScoreMatrix:
 # %% ../../nbs/learn/09_forgetting.ipynb #f447eb0c
 def learned(
     scores: ScoreMatrix,  # the run
-    floors: dict,  # metric -> what must at least be reached, see `trivial_floors`
+    floors: dict,  # metric -> what must at least be reached, see trivial_floors
 ) -> dict:  # metric -> True, False, or None when it was not measured
     """Whether baseline and final both reach the floor. Raises ValueError for a metric without a floor.
 
@@ -147,7 +148,7 @@ def learned(
     scores : ScoreMatrix
         the run
     floors : dict
-        metric -> what must at least be reached, see `trivial_floors`
+        metric -> what must at least be reached, see trivial_floors
 
     Returns
     -------

@@ -303,8 +303,9 @@ class DetectionMetric:
         scores: Tensor,  # [N] higher is surer
         labels: Tensor,  # [N] 0-based classes
     ) -> None:
-        """Add the detections of one image; empty tensors where nothing was found. Raises ValueError for an image that is not in
-        the records or was added before.
+        """Add the detections of one image; empty tensors where nothing was found.
+
+        Raises ValueError for an image that is not in the records or was added before.
 
         Parameters
         ----------

@@ -36,8 +36,10 @@ class _Carried:
 
 # %% ../../nbs/learn/02_strategies.ipynb #830682f7
 class Strategy(_Carried):
-    """The interface: no hook does more than store images, and without a capacity none. A subclass sets `name`, its key in
-    `STRATEGIES`, and `remedy`, and overrides what it needs; the configuration's group `distill` is its `cfg`."""
+    """The interface: no hook does more than store images, and without a capacity none.
+
+    A subclass sets `name`, its key in `STRATEGIES`, and `remedy`, and overrides what it needs; the configuration's group
+    `distill` is its `cfg`."""
 
     name = ""  # its key in `STRATEGIES`
     remedy: "str | None" = None  # which of the assignment's remedies it is; None: on no list, so that rule is not judged

@@ -174,14 +174,14 @@ class RunLog:
     say : default print
         gets one line of text when the disk refuses
     renew : default lambda: None
-        called without arguments with every row, see `claimed`
+        called without arguments with every row, see claimed
     """
 
     def __init__(
         self,
         path: Path,  # log.jsonl of a run
         say=print,  # gets one line of text when the disk refuses
-        renew=lambda: None,  # called without arguments with every row, see `claimed`
+        renew=lambda: None,  # called without arguments with every row, see claimed
     ):
         self.path, self.say, self.renew, self.waiting = path, say, renew, []
 

@@ -123,7 +123,7 @@ def floors(
 def collect(
     learner: Learner,  # trained, with its validation images
     minis: Minis,  # that it learned from
-    weights: dict,  # record of the start weights, from `build_network`
+    weights: dict,  # record of the start weights, from build_network
     state: RunState,  # what the stages gave
     single: "dict[str, float]",  # metrics of single-task runs, may be empty
 ) -> Results:  # all but `reproduced` and `rules`
@@ -136,7 +136,7 @@ def collect(
     minis : Minis
         that it learned from
     weights : dict
-        record of the start weights, from `build_network`
+        record of the start weights, from build_network
     state : RunState
         what the stages gave
     single : dict[str, float]

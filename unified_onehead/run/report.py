@@ -263,9 +263,9 @@ def write_report(
     results: "Results | dict",  # the run; its `rules` are used when there, else it is judged here
     records: "list[dict]",  # rows of log.jsonl: stage, task, epoch, loss, parts, lr, seconds
     out: "str | Path",  # folder of the run
-    predictions: "Figure | None" = None,  # from `show_predictions`
+    predictions: "Figure | None" = None,  # from show_predictions
 ) -> Path:  # report.md
-    """Write figures/*.png and report.md; figures are closed.
+    """Write the figures and report.md; figures are closed.
 
     Raises InputError when the folder cannot be written or a dict holds keys that no run writes, ValueError without a matrix.
 
@@ -278,7 +278,7 @@ def write_report(
     out : str | Path
         folder of the run
     predictions : Figure | None, default None
-        from `show_predictions`
+        from show_predictions
 
     Returns
     -------

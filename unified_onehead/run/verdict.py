@@ -263,14 +263,14 @@ def judge(
 
 # %% ../../nbs/run/03_verdict.ipynb #0a3e32f5
 def verdict_counts(
-    rules: "list[dict]",  # from `judge`, or `rules` of a run's results
+    rules: "list[dict]",  # from judge, or `rules` of a run's results
 ) -> str:
     """How many rules passed, failed and were not judged.
 
     Parameters
     ----------
     rules : list[dict]
-        from `judge`, or `rules` of a run's results
+        from judge, or `rules` of a run's results
 
     Returns
     -------
@@ -284,7 +284,7 @@ BY_READING = ("head: layers", "remedy")  # rules that pass by how the assignment
 
 
 def passing_notes(
-    rules: "list[dict]",  # from `judge`, or `rules` of a run's results
+    rules: "list[dict]",  # from judge, or `rules` of a run's results
 ) -> "list[dict]":  # the rules
     "Rules that pass, and whose note a reader has to know all the same."
     return [r for r in rules if r["pass"] is True and r["note"]
@@ -292,16 +292,17 @@ def passing_notes(
 
 # %% ../../nbs/run/03_verdict.ipynb #ed541d0d
 def verdict_table(
-    rules: "list[dict]",  # from `judge`, or `rules` of a run's results
+    rules: "list[dict]",  # from judge, or `rules` of a run's results
     notes: bool = True,  # whether to print the notes under the table
 ) -> str:  # for a terminal
-    """Rule, limit, value, verdict; then the counts, why rules did not pass, and by what reading some did. Raises ValueError where
-    no rule was judged.
+    """Rule, limit, value, verdict; then the counts, why rules did not pass, and by what reading some did.
+
+    Raises ValueError where no rule was judged.
 
     Parameters
     ----------
     rules : list[dict]
-        from `judge`, or `rules` of a run's results
+        from judge, or `rules` of a run's results
     notes : bool, default True
         whether to print the notes under the table
 
