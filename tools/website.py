@@ -49,7 +49,7 @@ def visible(cell: dict) -> Cell:
         return Cell(source, "")
     if cell["cell_type"] == "raw":
         return Cell("", source)
-    if HIDDEN.search(source) or source.startswith("show_doc("):  # nbdev writes what it documents anew
+    if HIDDEN.search(source) or re.search(r"^show_doc\(", source, re.MULTILINE):  # nbdev writes what it documents anew
         return Cell("", "")
     lines = [line for line in source.splitlines() if not re.match(r"#\||\s*%", line)]
     prose, rest = [], [] if SILENT["echo"].search(source) else lines
