@@ -309,7 +309,7 @@ def make_triangular(net: OneHead) -> None:
 
 # %% ../../nbs/learn/02_strategies.ipynb #0fbadae4
 class Isolation(Frozen):
-    "Each stage trains the entries that it owns; see owned_entries."
+    "Each stage trains the entries that it owns, and no others."
 
     name = "isolation"
     remedy = None
