@@ -617,9 +617,13 @@ def say_again() -> str:
     same, other = (int(claims[f"again.{name}"].value) for name in ("same", "other"))
     if not other:
         return f"{quantity(same).capitalize()} cells were trained again and gave the same scores."
+    records = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((RESULTS / "verified").glob("*.json"))]
+    codes = {kind: {r["code"][0] for r in records if r["same"] is kind} for kind in (True, False)}
+    why = ("Those come from states of the code in which no cell was confirmed, so they should be made again."
+           if codes[True].isdisjoint(codes[False]) else "Why is not known.")
     return (f"Of {quantity(same + other)} cells that were trained again, with the same settings, data and library versions, "
-            f"{quantity(same)} gave the same scores and {quantity(other)} did not; AP moved by up to {fig('again.AP')}. Why is "
-            "not known; the processor, which is not recorded, may differ. So much may AP of one network on sixty images move.")
+            f"{quantity(same)} gave the same scores to the last digit and {quantity(other)} did not; AP of one fold moved by up to "
+            f"{fig('again.AP')}. {why}")
 
 
 SENTENCES = (say_pooled, say_others, say_four_classes, say_choice, say_six, say_ten, say_masks, say_masks_weak, say_masks_folds,
