@@ -622,8 +622,8 @@ def say_again() -> str:
     why = ("Those come from states of the code in which no cell was confirmed, so they should be made again."
            if codes[True].isdisjoint(codes[False]) else "Why is not known.")
     return (f"Of {quantity(same + other)} cells that were trained again, with the same settings, data and library versions, "
-            f"{quantity(same)} gave the same scores to the last digit and {quantity(other)} did not; AP of one fold moved by up to "
-            f"{fig('again.AP')}. {why}")
+            f"{quantity(same)} gave the same scores to the last digit and {quantity(other)} did not; AP of one fold moved by "
+            f"up to {fig('again.AP')}. {why}")
 
 
 SENTENCES = (say_pooled, say_others, say_four_classes, say_choice, say_six, say_ten, say_masks, say_masks_weak, say_masks_folds,

@@ -28,6 +28,7 @@ TITLE = re.compile(r"# (.+)\n+> (.+)")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 LINK = re.compile(r'\]\(\s*<?([^)>\s]+)>?[^)]*\)|(?:href|src)="([^"]+)"')
 NESTED = re.compile(r"\[\[`[^`]*`\]\([^)]*\)\]\([^)]*\)")  # nbdev has put a link of its own into one that was written
+SHOW_DOC = re.compile(r"^show_doc\(", re.MULTILINE)
 WORD = re.compile(r"\w+")
 
 
@@ -49,7 +50,7 @@ def visible(cell: dict) -> Cell:
         return Cell(source, "")
     if cell["cell_type"] == "raw":
         return Cell("", source)
-    if HIDDEN.search(source) or re.search(r"^show_doc\(", source, re.MULTILINE):  # nbdev writes what it documents anew
+    if HIDDEN.search(source):
         return Cell("", "")
     lines = [line for line in source.splitlines() if not re.match(r"#\||\s*%", line)]
     prose, rest = [], [] if SILENT["echo"].search(source) else lines
@@ -62,7 +63,7 @@ def visible(cell: dict) -> Cell:
 
 def words(cells: list) -> Counter:
     "How often each word is there; addresses of links are none, since nbdev adds links of its own."
-    seen = [visible(cell) for cell in cells]
+    seen = [visible(cell) for cell in cells if not SHOW_DOC.search(text(cell["source"]))]  # nbdev writes those anew
     return Counter(WORD.findall("\n".join(LINK.sub(" ", c.prose) + "\n" + c.rest for c in seen)))
 
 

@@ -305,7 +305,7 @@ def lead_table(
             if row is ours or row.start != ours.start:
                 continue
             theirs, cells = resampled(row.evidences, resamples), []
-            for task in ours.evidences[0].keys() & row.evidences[0].keys():
+            for task in sorted(ours.evidences[0].keys() & row.evidences[0].keys()):
                 if ours.evidences[0][task]["images"] != row.evidences[0][task]["images"]:
                     raise InputError(f"{leader} and {row.system}: were measured on different images of {TASK_TITLES[task]} and "
                                      "cannot be paired. Keep cells of different data in different folders.")
