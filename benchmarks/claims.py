@@ -420,6 +420,11 @@ def listed_runs() -> dict:  # (strategy, start) -> per run, whether every metric
     return found
 
 
+@functools.cache
+def verified() -> dict:  # file name -> what `quality.py --verify` saw
+    return {p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted((RESULTS / "verified").glob("*.json"))}
+
+
 def add_rules(claims: Claims) -> None:
     "The 5 % by each baseline, the strategies of listed remedies, the searches, and what val said in between."
     files = tuple(f"quality/{s}-*-seed?.json" for s in ("progressive_kd", "single"))
@@ -444,11 +449,10 @@ def add_rules(claims: Claims) -> None:
     count("search.ours", "trials behind our recipe, one fold each", lambda: sum(len(lines(f)) for f in ours), ours)
     count("search.specialists", "trials behind the specialists' recipes", lambda: len(lines(theirs[0])), theirs)
     count("search.specialists.folds", "folds of these trials", lambda: len({r["fold"] for r in lines(theirs[0])}), theirs)
-    found = {p.name: json.loads(p.read_text(encoding="utf-8")) for p in sorted((RESULTS / "verified").glob("*.json"))}
     for name, same in (("same", True), ("other", False)):
-        files = tuple(f"verified/{file}" for file, record in found.items() if record["same"] is same)
-        count(f"again.{name}", f"cells trained again with {name} scores", lambda files=files: len(files), files)
-    largest = max((abs(a - b) for r in found.values() for a, b in [r["scores"].get("AP", (0, 0))]), default=0.0)
+        again = tuple(f"verified/{file}" for file, record in verified().items() if record["same"] is same)
+        count(f"again.{name}", f"cells trained again with {name} scores", lambda again=again: len(again), again)
+    largest = max((abs(a - b) for r in verified().values() for a, b in [r["scores"].get("AP", (0, 0))]), default=0.0)
     claims.add("again.AP", functools.partial(Claim, "again.AP", largest, "largest difference of AP between then and again",
                                              ("verified/*.json",)))
     for k, line in enumerate(json.loads(HISTORY.read_text(encoding="utf-8"))):
@@ -617,8 +621,7 @@ def say_again() -> str:
     same, other = (int(claims[f"again.{name}"].value) for name in ("same", "other"))
     if not other:
         return f"{quantity(same).capitalize()} cells were trained again and gave the same scores."
-    records = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((RESULTS / "verified").glob("*.json"))]
-    codes = {kind: {r["code"][0] for r in records if r["same"] is kind} for kind in (True, False)}
+    codes = {kind: {r["code"][0] for r in verified().values() if r["same"] is kind} for kind in (True, False)}
     why = ("Those come from states of the code in which no cell was confirmed, so they should be made again."
            if codes[True].isdisjoint(codes[False]) else "Why is not known.")
     return (f"Of {quantity(same + other)} cells that were trained again, with the same settings, data and library versions, "

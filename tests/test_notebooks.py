@@ -10,14 +10,11 @@ from conftest import ROOT
 from nbclient.exceptions import CellExecutionError
 
 sys.path.insert(0, str(ROOT / "tools"))
+import check  # noqa: E402
 import outputs  # noqa: E402
 from outputs import execute  # noqa: E402
 
-PAGES = sorted(
-    path.relative_to(ROOT / "nbs").as_posix()
-    for path in (ROOT / "nbs").rglob("*.ipynb")
-    if not re.search(r"(^|/)[_.]", path.relative_to(ROOT / "nbs").as_posix())
-)
+PAGES = [path.relative_to(ROOT / "nbs").as_posix() for path in check.notebooks(ROOT)]
 
 
 def code_of(notebook):

@@ -14,11 +14,12 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+from check import HIDDEN, notebooks
 from nbclient import NotebookClient
 from nbformat.v4.rwbase import split_lines
 
 ROOT = Path(__file__).resolve().parents[1]
-UNSEEN = re.compile(r"^#\|\s*(hide|export|exporti|exports|default_exp|include:\s*false|output:\s*false)\b", re.MULTILINE)
+SILENT = re.compile(r"^#\|\s*output:\s*false", re.MULTILINE)
 NOT_RUN = re.compile(r"^#\|\s*(eval:\s*false|slow\s*$)", re.MULTILINE)
 VARIES = re.compile(r"^#\|\s*varies\s*$", re.MULTILINE)
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
@@ -35,6 +36,11 @@ def execute(path: Path, cwd: Path, timeout: float = CELL_TIMEOUT):
     client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources=resources, coalesce_streams=True)
     client.execute()
     return notebook
+
+
+def unseen(source: str) -> bool:
+    "Whether a reader sees nothing of what the cell shows."
+    return bool(HIDDEN.search(source) or SILENT.search(source))
 
 
 def seen(outputs: list) -> list:
@@ -66,7 +72,7 @@ def stale(stored: list, fresh: list) -> list[str]:
     now, problems = {cell["id"]: cell for cell in fresh}, []
     for number, cell in enumerate(stored):
         source = "".join(cell["source"])
-        if cell["cell_type"] != "code" or cell["id"] not in now or UNSEEN.search(source):
+        if cell["cell_type"] != "code" or cell["id"] not in now or unseen(source):
             continue
         old, new = text_of(cell["outputs"]), text_of(now[cell["id"]]["outputs"])
         if VARIES.search(source):
@@ -84,7 +90,7 @@ def store(path: Path) -> int:
     for cell in notebook["cells"]:
         if cell["cell_type"] != "code":
             continue
-        if UNSEEN.search("".join(cell["source"])):
+        if unseen("".join(cell["source"])):
             cell["outputs"] = []
         elif cell["id"] in fresh:
             cell["outputs"] = [{**o, "execution_count": None} if "execution_count" in o else o
@@ -106,7 +112,7 @@ def kernel_environment(folder: str) -> dict:
 def main(argv: "list[str] | None" = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="*", type=Path)
-    pages = parser.parse_args(argv).pages or sorted((ROOT / "nbs").rglob("[!_.]*.ipynb"))
+    pages = parser.parse_args(argv).pages or notebooks(ROOT)
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(kernel_environment(folder))
         for path in pages:

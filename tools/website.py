@@ -5,7 +5,6 @@ link, an anchor or a picture that leads nowhere, on a page that the sidebar does
 address. Nothing outside the repository is asked: addresses elsewhere are not visited. Needs the extra `dev`, not Quarto.
 """
 import argparse
-import json
 import os
 import posixpath
 import re
@@ -20,11 +19,11 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 import yaml
+from check import HIDDEN, text_of
+from check import cells as cells_of
 
 ROOT = Path(__file__).resolve().parents[1]
-HIDDEN = re.compile(r"^#\|\s*(hide|export|exporti|exports|default_exp)\b|^#\|\s*include:\s*false", re.MULTILINE)
 SILENT = {what: re.compile(rf"^#\|\s*{what}:\s*false", re.MULTILINE) for what in ("echo", "output")}
-TITLE = re.compile(r"# (.+)\n+> (.+)")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 LINK = re.compile(r'\]\(\s*<?([^)>\s]+)>?[^)]*\)|(?:href|src)="([^"]+)"')
 NESTED = re.compile(r"\[\[`[^`]*`\]\([^)]*\)\]\([^)]*\)")  # nbdev has put a link of its own into one that was written
@@ -38,14 +37,9 @@ class Cell(NamedTuple):
     rest: str  # code and printed text
 
 
-def text(source) -> str:
-    "A notebook keeps text as one string or as a list of lines."
-    return source if isinstance(source, str) else "".join(source)
-
-
 def visible(cell: dict) -> Cell:
     "A cell without its directives and without what they hide."
-    source = text(cell["source"])
+    source = text_of(cell)
     if cell["cell_type"] == "markdown":
         return Cell(source, "")
     if cell["cell_type"] == "raw":
@@ -56,19 +50,15 @@ def visible(cell: dict) -> Cell:
     prose, rest = [], [] if SILENT["echo"].search(source) else lines
     for output in [] if SILENT["output"].search(source) else cell["outputs"]:
         data = output.get("data", {})
-        prose.append(text(data.get("text/markdown", "")))
-        rest.append(text(output.get("text", "" if prose[-1] else data.get("text/plain", ""))))
+        prose.append("".join(data.get("text/markdown", "")))
+        rest.append("".join(output.get("text", "" if prose[-1] else data.get("text/plain", ""))))
     return Cell("\n".join(prose), "\n".join(rest))
 
 
 def words(cells: list) -> Counter:
     "How often each word is there; addresses of links are none, since nbdev adds links of its own."
-    seen = [visible(cell) for cell in cells if not SHOW_DOC.search(text(cell["source"]))]  # nbdev writes those anew
+    seen = [visible(cell) for cell in cells if not SHOW_DOC.search(text_of(cell))]  # nbdev writes those anew
     return Counter(WORD.findall("\n".join(LINK.sub(" ", c.prose) + "\n" + c.rest for c in seen)))
-
-
-def read(path: Path) -> list:
-    return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
 def process(root: Path, folder: Path) -> Path:
@@ -100,15 +90,15 @@ def lost_words(name: str, before: list, after: list) -> list[str]:
 
 def undescribed(name: str, cells: list) -> list[str]:
     "Visible cells whose figure says nothing to somebody who cannot see it."
-    drawn = [i for i, cell in enumerate(cells) if cell["cell_type"] == "code" and not HIDDEN.search(text(cell["source"]))
+    drawn = [i for i, cell in enumerate(cells) if cell["cell_type"] == "code" and not HIDDEN.search(text_of(cell))
              and any(kind.startswith("image/") for o in cell["outputs"] for kind in o.get("data", {}))]
     return [f'{name}, cell {i}: a figure without #| fig-alt: "what it shows"' for i in drawn
-            if not re.search(r"^#\|\s*fig-alt:", text(cells[i]["source"]), re.MULTILINE)]
+            if not re.search(r"^#\|\s*fig-alt:", text_of(cells[i]), re.MULTILINE)]
 
 
 def front_matter(cells: list) -> dict:
     "What nbdev made of the title cell."
-    raw = next((text(c["source"]) for c in cells if c["cell_type"] == "raw"), "")
+    raw = next((text_of(c) for c in cells if c["cell_type"] == "raw"), "")
     return yaml.safe_load(raw.strip().strip("-")) or {}
 
 
@@ -134,7 +124,7 @@ class Site(NamedTuple):
 
     @classmethod
     def of(cls, root: Path, proc: Path) -> "Site":
-        pages = {p.relative_to(proc).as_posix(): read(p) for p in sorted(proc.rglob("*.ipynb"))}
+        pages = {p.relative_to(proc).as_posix(): cells_of(p) for p in sorted(proc.rglob("*.ipynb"))}
         addresses = {}
         for name, cells in pages.items():
             file = front_matter(cells).get("output-file") or Path(name).with_suffix(".html").name
@@ -197,7 +187,7 @@ def check(root: Path = ROOT) -> tuple[dict, list]:  # counts, problems
         for names in site.addresses.values():
             problems += [f"{', '.join(names)}: one address for {len(names)} pages; rename"] if len(names) > 1 else []
         for name, cells in site.pages.items():
-            before = read(root / "nbs" / name)
+            before = cells_of(root / "nbs" / name)
             found += Counter(pages=1, words=words(before).total())
             problems += lost_words(name, before, cells) + undescribed(name, before)
             nested = NESTED.findall("\n".join(visible(cell).prose for cell in cells))

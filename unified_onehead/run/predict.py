@@ -59,10 +59,10 @@ def predict_image(
 class Predictor:
     """All three predictions of a saved model for an image file, from one forward pass.
 
-        from unified_onehead import Predictor
-        predict = Predictor("runs/cpu-progressive_kd-seed0/model.pt")
-        found = predict("street.jpg")
-        [predict.classes["det"][k] for k in found["labels"][found["scores"] > 0.3]]
+        >>> from unified_onehead import Predictor
+        >>> predict = Predictor("runs/cpu-progressive_kd-seed0/model.pt")
+        >>> found = predict("street.jpg")
+        >>> [predict.classes["det"][k] for k in found["labels"][found["scores"] > 0.3]]
 
     `classes` holds the names by task (det, seg, cls), `cfg` the settings it was trained with. Raises InputError for a file
     that is not there, is damaged, or is no model of this package.
