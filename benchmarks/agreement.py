@@ -25,7 +25,8 @@ from unified_onehead.compare.tables import spread
 from unified_onehead.cli import exit_code
 from unified_onehead.core.files import InputError
 from unified_onehead.core.config import replace_fields
-from unified_onehead.data.records import MiniDataset, Minis
+from unified_onehead.data.cache import MiniDataset
+from unified_onehead.data.records import Minis
 from unified_onehead.learn.checkpoint import device_name, load_model, pick_device
 from unified_onehead.learn.evaluate import BorrowedMasks
 from unified_onehead.core.files import write_atomic

@@ -50,7 +50,8 @@ from unified_onehead.compare.statistics import scores_of
 from unified_onehead.compare.evidence import take_evidence
 from unified_onehead.compare.cells import forward_macs
 from unified_onehead.core.config import METRICS, TASKS, replace_fields, seed_everything
-from unified_onehead.data.records import MiniDataset, collate
+from unified_onehead.data.cache import MiniDataset
+from unified_onehead.data.records import collate
 from unified_onehead.model.grid import Detections
 from unified_onehead.learn.features import epoch_steps
 from unified_onehead.learn.checkpoint import device_name

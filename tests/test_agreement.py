@@ -14,7 +14,8 @@ from unified_onehead.compare.folds import fold_minis, image_name  # noqa: E402
 from unified_onehead.compare.statistics import scores_of  # noqa: E402
 from unified_onehead.core.files import InputError  # noqa: E402
 from unified_onehead.core.config import preset, replace_fields  # noqa: E402
-from unified_onehead.data.records import MiniDataset, collate, letterbox  # noqa: E402
+from unified_onehead.data.cache import MiniDataset  # noqa: E402
+from unified_onehead.data.records import collate, letterbox  # noqa: E402
 from unified_onehead.learn.checkpoint import load_model, save_model  # noqa: E402
 from unified_onehead.model.net import build_network  # noqa: E402
 from unified_onehead.data.sources import read_minis  # noqa: E402

@@ -38,7 +38,8 @@ from unified_onehead.fetch.official import Official
 from unified_onehead.fetch.get import get_data
 from unified_onehead.data.manifest import CLASSES, Rule, coco_index, imagenette_index, make_manifest, manifest_bytes, voc_index
 from unified_onehead.data.prepare import differences, prepare, read_manifest
-from unified_onehead.data.sources import WNIDS, read_minis
+from unified_onehead.data.classes import WNIDS
+from unified_onehead.data.sources import read_minis
 from unified_onehead.data.check import check_minis
 from unified_onehead.data.synthetic import FOLDERS, make_synthetic
 

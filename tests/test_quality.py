@@ -18,7 +18,8 @@ from unified_onehead.model.backbone import BACKBONES, build_backbone, freeze  # 
 from unified_onehead.compare.experiment import SYSTEMS, Cell  # noqa: E402
 from unified_onehead.compare.cells import read_cell, run_cell  # noqa: E402
 from unified_onehead.core.config import TASKS, preset, replace_fields  # noqa: E402
-from unified_onehead.data.records import MiniDataset, collate, letterbox  # noqa: E402
+from unified_onehead.data.cache import MiniDataset  # noqa: E402
+from unified_onehead.data.records import collate, letterbox  # noqa: E402
 from unified_onehead.data.sources import read_minis  # noqa: E402
 from unified_onehead.data.synthetic import make_synthetic  # noqa: E402
 

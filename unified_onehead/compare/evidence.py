@@ -13,7 +13,8 @@ import torch
 
 from ..core.config import METRICS, TASKS, Config
 from ..core.viz import show_predictions
-from ..data.records import MiniDataset, Minis, Record, Sample
+from ..data.cache import MiniDataset
+from ..data.records import Minis, Record, Sample
 from ..learn.metrics import ClassificationMetric, DetectionMetric, SegmentationMetric, count_confusion
 from ..learn.task import Task
 from ..learn.evaluate import evaluate_task

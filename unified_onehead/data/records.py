@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Record', 'Minis', 'Sample', 'to_rgb', 'read_image', 'read_mask', 'load_sample', 'mask_values', 'letterbox', 'Batch',
-           'normalise', 'collate', 'MiniDataset']
+           'normalise', 'collate']
 
 # %% ../../nbs/data/00_records.ipynb #287f6fef
 import struct
@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.Image import Transpose
-from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from ..core.files import InputError
@@ -454,46 +453,3 @@ def collate(
                  [s.boxes for s in samples], [s.labels for s in samples], [s.crowd for s in samples], masks,
                  torch.tensor([s.category for s in samples]),
                  [replace(s, image=s.image[:, :0, :0], mask=None) for s in samples])
-
-# %% ../../nbs/data/00_records.ipynb #72e3feb3
-KEEP = 4_000_000  # pixels (12 MB); larger samples are not kept in memory
-
-# %% ../../nbs/data/00_records.ipynb #dc1f866c
-class MiniDataset(Dataset):
-    """Records as samples; decoded once, kept as uint8 up to `KEEP` pixels; `transform` makes what the loader gets.
-
-    Parameters
-    ----------
-    records : list
-        what to read
-    side : int
-        longer side of the images kept in memory, pixels; smaller images are not enlarged
-    transform : default None
-        Sample -> Sample, applied at every access; None: nothing
-    """
-
-    def __init__(
-        self,
-        records: list,  # what to read
-        side: int,  # longer side of the images kept in memory, pixels; smaller images are not enlarged
-        transform=None,  # Sample -> Sample, applied at every access; None: nothing
-    ):
-        self.records, self.side, self.transform, self.kept = list(records), side, transform, {}
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def sample(self, index: int) -> Sample:
-        "The decoded sample without transform."
-        if index in self.kept:
-            return self.kept[index]
-        sample = load_sample(self.records[index])
-        if max(sample.original) > self.side:
-            sample = fit_long_side(sample, self.side)
-        if sample.image[0].numel() <= KEEP:
-            self.kept[index] = sample
-        return sample
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.sample(index)
-        return self.transform(sample) if self.transform else sample

@@ -9,7 +9,9 @@ __all__ = ['evaluate_task', 'evaluate_seen', 'BorrowedMasks']
 import torch
 from torch.utils.data import DataLoader
 
-from ..data.records import MiniDataset, collate
+from ..data.cache import MiniDataset
+
+from ..data.records import collate
 from ..data.augment import LetterboxDataset
 from ..model.net import OneHead, UnifiedOutput
 from .task import Task

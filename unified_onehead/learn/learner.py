@@ -17,7 +17,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ..core.config import TASK_TITLES, Config, seed_everything
-from ..data.records import Batch, MiniDataset
+from ..data.records import Batch
+from ..data.cache import MiniDataset
 from ..data.augment import ViewDataset
 from ..model.backbone import freeze_norm
 from ..model.net import OneHead, UnifiedOutput

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from ..core.config import IGNORE, TASKS, TASK_TITLES
-from ..data.records import MiniDataset, Record, letterbox, load_sample, mask_values, normalise
+from ..data.cache import MiniDataset
+from ..data.records import Record, letterbox, load_sample, mask_values, normalise
 from ..data.sources import read_minis
 from ..model.net import OneHead
 from ..learn.task import Task, make_tasks
