@@ -41,6 +41,10 @@ class DataConfig:
         synthetic images per task for validation (the assignment's number)
     det_classes : tuple[str, ...], default ()
         ten names; empty: the ten most frequent, or ten that leave none empty (`data.sources`)
+    layout : tuple[str, ...], default ()
+        key=value, where two readings of the folders fit (`data.labels` lists the keys)
+    val_split : float, default 0.0
+        share of train that becomes val where there is no val; 0: val must be there
     size : int, default 256
         input side in pixels, a multiple of 32; larger finds smaller objects and costs its square
     workers : int, default 0
@@ -52,6 +56,8 @@ class DataConfig:
     n_train: int = 240  # synthetic images per task for training (the assignment's number)
     n_val: int = 60  # synthetic images per task for validation (the assignment's number)
     det_classes: tuple[str, ...] = ()  # ten names; empty: the ten most frequent, or ten that leave none empty (`data.sources`)
+    layout: tuple[str, ...] = ()  # key=value, where two readings of the folders fit (`data.labels` lists the keys)
+    val_split: float = 0.0  # share of train that becomes val where there is no val; 0: val must be there
     size: int = 256  # input side in pixels, a multiple of 32; larger finds smaller objects and costs its square
     workers: int = 0  # loader processes; 0 on small CPUs, where they would take the trainer's cores
 
@@ -372,6 +378,7 @@ def check_config(cfg: Config) -> Config:  # the same configuration
         if not ok:
             raise InputError(text)
 
+    need(0 <= cfg.data.val_split < 1, f"val_split={cfg.data.val_split}: must be in [0, 1).")
     need(cfg.data.size > 0 and cfg.data.size % 32 == 0, f"size={cfg.data.size}: must be a positive multiple of 32.")
     need(0 <= cfg.distill.replay <= 10, f"replay={cfg.distill.replay}: the assignment allows 0 to 10 stored images per task.")
     need(cfg.train.batch_size >= 2, f"batch_size={cfg.train.batch_size}: must be at least 2.")

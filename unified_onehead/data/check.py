@@ -18,8 +18,10 @@ from ..core.config import IGNORE, TASKS, TASK_TITLES
 from .records import UNDECODABLE, Record
 from .synthetic import FOLDERS
 from .likeness import shared_images
-from .sources import SPLITS, find_mini, image_files, located, read_task, unread
-from .coco import read_coco
+from .tree import SPLITS, image_files, unread, walk
+from .labels import read_layout
+from .layouts import find_parts
+from .sources import read_task
 
 # %% ../../nbs/data/10_check.ipynb #6682d800
 @dataclass
@@ -42,6 +44,8 @@ class CheckReport:
         what makes training wrong
     warnings : list, default list()
         what was handled and should be known
+    reading : list, default list()
+        how each set was read: folders, label files, splits
     """
     root: str  # the folder
     counts: dict = field(default_factory=dict)  # task -> split -> images, negatives, crowds, classes
@@ -50,6 +54,7 @@ class CheckReport:
     size_mb: dict = field(default_factory=dict)  # task -> size on disk in MB (10^6 bytes)
     problems: list = field(default_factory=list)  # what makes training wrong
     warnings: list = field(default_factory=list)  # what was handled and should be known
+    reading: list = field(default_factory=list)  # how each set was read: folders, label files, splits
 
     @property
     def ok(self) -> bool:
@@ -59,11 +64,11 @@ class CheckReport:
     def as_dict(self) -> dict:
         "Plain types, for `results.json`."
         return {"root": self.root, "ok": self.ok, "counts": self.counts, "classes": self.classes, "leaks": self.leaks,
-                "size_mb": self.size_mb, "problems": self.problems, "warnings": self.warnings}
+                "size_mb": self.size_mb, "problems": self.problems, "warnings": self.warnings, "reading": self.reading}
 
     def text(self) -> str:
         "The report as lines of text."
-        lines = [f"data: {self.root}"]
+        lines = [f"data: {self.root}", "read as:" if self.reading else "", *(f"  {line}" for line in self.reading)]
         for task, splits in self.counts.items():
             lines += ["", f"{TASK_TITLES[task]}, {self.size_mb[task]:.1f} MB"]
             for split, count in splits.items():
@@ -225,21 +230,18 @@ def folder_mb(
 # %% ../../nbs/data/10_check.ipynb #1b01b84f
 def bare_classes(folder: Path) -> list:  # problems
     "Class folders of which no picture is read: the class would be missing, and nobody would see it."
-    places = [(s, place) for s in SPLITS for place in sorted((folder / s).iterdir()) if not place.name.startswith(".")]
+    places = [(s, place) for s in SPLITS if (folder / s).is_dir() for place in sorted((folder / s).iterdir())
+              if place.is_dir() and not place.name.startswith(".")]
     return [f"classification: {words}; the class has no other picture in {split}" for split, place in places
             if (words := unread(place)) and not image_files(place)]
-
-
-def left_out_names(folder: Path, names: list) -> list:
-    "Categories of the label files that are not among the chosen ones."
-    found = {name for split in SPLITS for _, labels in read_coco(*located(folder, "det", split))[0] for name in labels}
-    return sorted(found - set(names))
 
 # %% ../../nbs/data/10_check.ipynb #2d38fd4b
 def check_minis(
     root: "str | Path",  # the folder that holds the three datasets
     det_classes: tuple = (),  # detection classes by name; empty: chosen by default_names
     tasks: tuple = TASKS,  # which datasets to check
+    layout: tuple = (),  # what the user settled where two readings fit, as key=value
+    val_split: float = 0.0,  # share of train that becomes val where there is no val, 0..1
 ) -> CheckReport:  # counts, problems, warnings
     """Decode and judge all of the data. Raises InputError only when the folder itself is not there.
 
@@ -251,6 +253,10 @@ def check_minis(
         detection classes by name; empty: chosen by default_names
     tasks : tuple, default TASKS
         which datasets to check
+    layout : tuple, default ()
+        what the user settled where two readings fit, as key=value
+    val_split : float, default 0.0
+        share of train that becomes val where there is no val, 0..1
 
     Returns
     -------
@@ -259,21 +265,19 @@ def check_minis(
     """
     if not Path(root).is_dir():
         raise InputError(f"{root}: no such folder. Give the folder that holds {', '.join(FOLDERS.values())}.")
-    report, everything = CheckReport(str(root)), {}
+    report, everything, options, tree = CheckReport(str(root)), {}, read_layout(layout), walk(Path(root))
     for task in tasks:
         try:
-            records, names, leaks, notes = read_task(root, task, det_classes if task == "det" else ())
-            folder = find_mini(root, task)
-            left_out = left_out_names(folder, names) if task == "det" else []
+            known = det_classes if task == "det" else ()
+            records, names, leaks, notes, lines = read_task(root, task, known, SPLITS, options, val_split, tree)
+            folder = find_parts(root, task, options, tree).folder
         except InputError as error:
             report.problems.append(str(error))
             continue
         report.classes[task], report.leaks[task], report.size_mb[task] = names, leaks, round(folder_mb(folder), 2)
+        report.reading += lines
         report.warnings += [note for note in notes if " has no " not in note]  # absent classes are judged below
         report.problems += bare_classes(folder) if task == "cls" else []
-        if left_out:
-            report.warnings.append(f"detection: {len(left_out)} more categories are not trained: "
-                                   f"{', '.join(left_out[:8])}{', ..' * (len(left_out) > 8)}")
         for split, part in records.items():
             check_split(report, task, split, part, names)
             everything[task, split] = part

@@ -48,21 +48,21 @@ def coco_box(
 # %% ../../nbs/data/06_coco.ipynb #6ebc9296
 def coco_images(
     data: dict,  # a COCO label file
-    folder: Path,  # its images
+    find,  # file name -> path of the image, or None
+    folder: Path,  # for messages
 ) -> dict:  # image id -> (Record without boxes, list for their names)
     "The images of a label file. A size that the file does not give is read from the image's header."
-    present, entries = {p.name for p in folder.iterdir()}, {}
-    names = [Path(str(info["file_name"])).name for info in data["images"]]
-    missing = [name for name in names if name not in present]
+    entries, names = {}, [str(info["file_name"]).replace("\\", "/") for info in data["images"]]
+    missing = [name for name in names if not find(name)]
     if missing:
         raise InputError(f"{folder}: {len(missing)} images of the label file are not there (the first: {missing[0]}). "
                          "Copy them there, or remove them from the label file.")
     for info, name in zip(data["images"], names):
         if info["id"] in entries:
             raise ValueError(f"image id {info['id']} stands twice")
-        record = Record("det", str(folder / name), int(info["id"]), size=(info.get("width"), info.get("height")))
+        record = Record("det", str(find(name)), int(info["id"]), size=(info.get("width"), info.get("height")))
         if not all(record.size):
-            with Image.open(folder / name) as image:
+            with Image.open(find(name)) as image:
                 record.size = image.size
         entries[info["id"]] = record, []
     return entries
@@ -70,12 +70,14 @@ def coco_images(
 # %% ../../nbs/data/06_coco.ipynb #a3cc55c5
 def read_coco(
     path: Path,  # the label file
-    folder: Path,  # its images
+    find,  # file name -> path of the image, or None
+    ids: "dict | None" = None,  # category id -> name, in place of the file's own
+    folder: "Path | None" = None,  # of the images, for messages
 ) -> tuple:  # list of (Record, name of each box), list of notes
     "One split of detection, names in place of ids. Raises InputError for ids that lead nowhere and missing images."
     data, outside, dropped = read_json(path), 0, 0
     try:
-        entries = coco_images(data, folder)
+        entries = coco_images(data, find, folder or path.parent)
         names = {category["id"]: str(category["name"]) for category in data["categories"]}
         for note in data["annotations"]:
             record, labels = entries[note["image_id"]]

@@ -76,12 +76,15 @@ class Minis:
         task -> names of images in both splits, left out of train
     notes : list, default list()
         what the reader did that a person may want to know
+    reading : list, default list()
+        how each set was read, in words: folders, label files, splits
     """
     records: dict  # task -> split -> list of Record
     classes: dict  # task -> list of names; "seg" begins with "background"
     root: str = ""  # where they were read
     leaks: dict = field(default_factory=dict)  # task -> names of images in both splits, left out of train
     notes: list = field(default_factory=list)  # what the reader did that a person may want to know
+    reading: list = field(default_factory=list)  # how each set was read, in words: folders, label files, splits
 
 
 @dataclass

@@ -18,7 +18,9 @@ from pathlib import Path
 from ..core.files import InputError, replace_file
 from ..core.config import TASKS
 from ..data.synthetic import FOLDERS, MARKER
-from ..data.sources import find_mini, read_minis, what_is_there
+from ..data.tree import what_is_there
+from ..data.layouts import find_mini
+from ..data.sources import read_minis
 from ..data.prepare import CARD, MANIFEST, differences, file_hashes, prepare, read_manifest
 from ..core.files import file_sha256
 from .http import Net, SourceError

@@ -18,7 +18,8 @@ import torch
 from ..core.config import TASKS, Config, to_dict
 from ..data.records import Minis
 from ..data.likeness import shared_images
-from ..data.sources import data_digest, find_mini
+from ..data.layouts import find_mini
+from ..data.sources import data_digest
 from ..data.check import folder_mb
 from ..model.net import OneHead
 from ..model.rules import check_network, count_macs
