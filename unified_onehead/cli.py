@@ -179,7 +179,7 @@ def do_check(args: argparse.Namespace) -> int:  # exit code: 1 when training wou
     with contextlib.redirect_stdout(sys.stderr):
         from unified_onehead.data.prepare import against_manifest
         from unified_onehead.data.check import check_minis
-        report = check_minis(args.data_root, class_names(args.classes))
+        report = check_minis(args.data_root, class_names(args.classes), layout=args.layout, val_split=args.val_split)
         problems, warnings = against_manifest(args.data_root)
     report.problems += problems
     report.warnings += warnings
@@ -213,7 +213,8 @@ def do_get(args: argparse.Namespace) -> int:  # exit code
 def do_prepare(args: argparse.Namespace) -> int:  # exit code
     "Write a clean copy of readable minis: one layout, one numbering, no image twice, scaled, with hashes and a data card."
     from unified_onehead.data.prepare import CARD, prepare, read_manifest
-    folder = prepare(args.src, args.dst, args.max_side, class_names(args.classes))
+    folder = prepare(args.src, args.dst, args.max_side, class_names(args.classes), layout=args.layout,
+                     val_split=args.val_split)
     manifest = read_manifest(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     images = ", ".join(f"{task} {n['train']}+{n['val']}" for task, n in manifest["images"].items())
@@ -229,7 +230,8 @@ def do_show(args: argparse.Namespace) -> int:  # exit code
     matplotlib.use("Agg")  # a terminal has no window
     from unified_onehead.data.prepare import show_minis
     from unified_onehead.data.sources import read_minis
-    figure = show_minis(read_minis(args.data_root, class_names(args.classes)), args.images)
+    minis = read_minis(args.data_root, class_names(args.classes), layout=args.layout, val_split=args.val_split)
+    figure = show_minis(minis, args.images)
     try:
         figure.savefig(args.out, dpi=110)
     except (OSError, ValueError) as error:
@@ -241,8 +243,16 @@ def do_show(args: argparse.Namespace) -> int:  # exit code
 def add_classes(parser) -> None:
     "The option that fixes detection's classes."
     parser.add_argument("--classes", default="", metavar="A,B",
-                        help="detection classes by name (default: the ten most frequent names, or, where these leave images "
-                             "without a box, ten that leave none)")
+                        help="detection classes by name, or all (default: the ten most frequent names, or, where these leave "
+                             "images without a box, ten that leave none)")
+
+
+def add_layout(parser) -> None:
+    "The options that settle how folders are meant."
+    parser.add_argument("--layout", nargs="+", default=[], metavar="K=V",
+                        help="what a question of the reader asks for, as in det_labels=annotations/a.json (default: none)")
+    parser.add_argument("--val-split", type=float, default=0.0, metavar="X",
+                        help="share of train that becomes val where there is none (default: %(default)s, val must be there)")
 
 
 def add_side(parser) -> None:
@@ -273,6 +283,8 @@ def add_acquiring(below) -> None:
     show.add_argument("--images", type=int, default=5, metavar="N", help="images per task (default: %(default)s)")
     for parser in (get, prepare, show):
         add_classes(parser)
+    for parser in (prepare, show):
+        add_layout(parser)
     for parser in (get, prepare):
         add_side(parser)
 
@@ -287,6 +299,7 @@ def add_data(commands) -> None:
     check.set_defaults(command=do_check)
     check.add_argument("--data-root", "--data_root", required=True, metavar="D", help="folder with the three minis")
     add_classes(check)
+    add_layout(check)
     check.add_argument("--json", action="store_true", help="print one JSON object (default: off)")
     make = below.add_parser("synthetic", help="make the synthetic minis", description=first_line(do_synthetic))
     make.set_defaults(command=do_synthetic)

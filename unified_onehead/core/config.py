@@ -40,7 +40,7 @@ class DataConfig:
     n_val : int, default 60
         synthetic images per task for validation (the assignment's number)
     det_classes : tuple[str, ...], default ()
-        ten names; empty: the ten most frequent, or ten that leave none empty (`data.sources`)
+        names, or all; empty: the ten most frequent, or ten that leave none empty
     layout : tuple[str, ...], default ()
         key=value, where two readings of the folders fit (`data.labels` lists the keys)
     val_split : float, default 0.0
@@ -55,7 +55,7 @@ class DataConfig:
     synthetic_side: int = 128  # side of a synthetic image, pixels
     n_train: int = 240  # synthetic images per task for training (the assignment's number)
     n_val: int = 60  # synthetic images per task for validation (the assignment's number)
-    det_classes: tuple[str, ...] = ()  # ten names; empty: the ten most frequent, or ten that leave none empty (`data.sources`)
+    det_classes: tuple[str, ...] = ()  # names, or all; empty: the ten most frequent, or ten that leave none empty
     layout: tuple[str, ...] = ()  # key=value, where two readings of the folders fit (`data.labels` lists the keys)
     val_split: float = 0.0  # share of train that becomes val where there is no val; 0: val must be there
     size: int = 256  # input side in pixels, a multiple of 32; larger finds smaller objects and costs its square

@@ -20,7 +20,6 @@ from .synthetic import FOLDERS
 from .likeness import shared_images
 from .tree import SPLITS, image_files, unread, walk
 from .labels import read_layout
-from .layouts import find_parts
 from .sources import read_task
 
 # %% ../../nbs/data/10_check.ipynb #6682d800
@@ -269,8 +268,7 @@ def check_minis(
     for task in tasks:
         try:
             known = det_classes if task == "det" else ()
-            records, names, leaks, notes, lines = read_task(root, task, known, SPLITS, options, val_split, tree)
-            folder = find_parts(root, task, options, tree).folder
+            records, names, leaks, notes, lines, folder = read_task(root, task, known, SPLITS, options, val_split, tree)
         except InputError as error:
             report.problems.append(str(error))
             continue

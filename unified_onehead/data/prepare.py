@@ -350,6 +350,8 @@ def prepare(
     max_side: int = 0,  # longer side at most, pixels; 0: sizes stay
     det_classes: tuple = (),  # detection classes by name; empty: chosen by `data.sources.default_names`
     origin: str = "",  # where the data comes from, for the card; empty: the name of `src`
+    layout: tuple = (),  # what the user settled where two readings fit, as key=value
+    val_split: float = 0.0,  # share of train that becomes val where there is no val, 0..1
 ) -> Path:  # the folder
     """Write the canonical set. Raises InputError when `src` cannot be read or `dst` holds other things.
 
@@ -365,6 +367,10 @@ def prepare(
         detection classes by name; empty: chosen by `data.sources.default_names`
     origin : str, default ""
         where the data comes from, for the card; empty: the name of `src`
+    layout : tuple, default ()
+        what the user settled where two readings fit, as key=value
+    val_split : float, default 0.0
+        share of train that becomes val where there is no val, 0..1
 
     Returns
     -------
@@ -373,8 +379,8 @@ def prepare(
     """
     src, dst = Path(src), Path(dst)
     check_side(max_side)
-    minis = read_minis(src, tuple(det_classes))
-    minis.notes += drop_shared(minis)
+    minis = read_minis(src, tuple(det_classes), layout=tuple(layout), val_split=val_split)
+    minis.notes += [line for line in minis.reading if "your own split" in line] + drop_shared(minis)
     for task in TASKS:
         if not minis.records[task]["train"]:
             raise InputError(f"{src}: every training image of {TASK_TITLES[task]} stands in another set too. Give it others.")

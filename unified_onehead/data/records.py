@@ -78,6 +78,8 @@ class Minis:
         what the reader did that a person may want to know
     reading : list, default list()
         how each set was read, in words: folders, label files, splits
+    folders : dict, default dict()
+        task -> where the dataset lies
     """
     records: dict  # task -> split -> list of Record
     classes: dict  # task -> list of names; "seg" begins with "background"
@@ -85,6 +87,7 @@ class Minis:
     leaks: dict = field(default_factory=dict)  # task -> names of images in both splits, left out of train
     notes: list = field(default_factory=list)  # what the reader did that a person may want to know
     reading: list = field(default_factory=list)  # how each set was read, in words: folders, label files, splits
+    folders: dict = field(default_factory=dict)  # task -> where the dataset lies
 
 
 @dataclass

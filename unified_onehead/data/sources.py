@@ -218,7 +218,7 @@ def read_det(
             kept = [k for k, label in enumerate(labels) if label in numbers]
             records[split].append(replace(record, boxes=[record.boxes[k] for k in kept], labels=[
                 numbers[labels[k]] for k in kept], crowd=[record.crowd[k] for k in kept]))
-    notes += [f"detection: {path.relative_to(found.folder)} is no label file of boxes and is not read" for path in found.unreadable]
+    notes += [f"detection: {path.relative_to(found.folder)} is no label file of boxes, and not read" for path in found.unreadable]
     return records, names, list(dict.fromkeys(notes)) + more
 
 
@@ -257,6 +257,12 @@ def told_unread(found: Found, split: str) -> list:  # notes
     words = unread(folder, split, "JPEG, masks to PNG" if found.task == "seg" else "JPEG or PNG")
     return [f"{TASK_TITLES[found.task]}: {words}"] * bool(words)
 
+# %% ../../nbs/data/09_sources.ipynb #cfc841b2
+def class_name(folder: str) -> str:
+    "What a class folder is called: a WordNet number or a spelling of Imagenette's names is the name that people use."
+    plain_name = folder.replace("_", " ").replace("-", " ").lower()
+    return WNIDS.get(folder) or next((name for name in WNIDS.values() if name.lower() == plain_name), folder)
+
 # %% ../../nbs/data/09_sources.ipynb #259dc734
 def read_cls(
     found: Found,  # the dataset
@@ -270,14 +276,14 @@ def read_cls(
         raise InputError(f"{found.folder}: the classes {', '.join(found.empty)} have a folder and not one image. Fill them, "
                          "or remove them." + told(unread(found.folder)))
     folders = sorted({name for part in parts.values() for name in part.names})
-    names, records, notes = list(dict.fromkeys(list(known) or [WNIDS.get(n, n) for n in folders])), {}, []
+    names, records, notes = list(dict.fromkeys(list(known) or [class_name(n) for n in folders])), {}, []
     for split, part in parts.items():
         notes += part.notes + told_unread(found, split)
         for name in sorted({*part.names}):
-            if WNIDS.get(name, name) not in names:
+            if class_name(name) not in names:
                 raise InputError(f"{found.folder}: {split} has a class {name!r}, which the network lacks; {nearest(name, names)}"
                                  ". Rename it, or use the data that the network was trained for.")
-        records[split] = [Record("cls", str(path), k, category=names.index(WNIDS.get(name, name)))
+        records[split] = [Record("cls", str(path), k, category=names.index(class_name(name)))
                           for k, (path, name) in enumerate(zip(part.images, part.names), 1)]
     if share:
         records = divide(records["train"], share, lambda r: (r.path, {r.category}))
@@ -298,7 +304,7 @@ def read_task(
     options: "dict | None" = None,  # what the user settled
     share: float = 0.0,  # of train that becomes val, where there is no val
     tree: "Tree | None" = None,  # the root, when it was walked before
-) -> tuple:  # split -> records, names, names of leaked files, notes, lines that say how it was read
+) -> tuple:  # split -> records, names, names of leaked files, notes, lines that say how it was read, the dataset's folder
     "One dataset, with leaks left out of train. Raises InputError."
     found = find_parts(root, task, options, tree)
     parts = wanted_parts(found, tuple(splits), share)
@@ -317,7 +323,7 @@ def read_task(
                      f"{', '.join(Path(r.path).name for r in leaks[:5])}{', ..' * (len(leaks) > 5)}")
     if "train" in records and not records["train"]:
         raise InputError(f"{found.folder}: every image of train is in val too. Give train images of its own.")
-    return records, names, [Path(record.path).name for record in leaks], notes, lines
+    return records, names, [Path(record.path).name for record in leaks], notes, lines, found.folder
 
 # %% ../../nbs/data/09_sources.ipynb #386da680
 def read_minis(
@@ -359,10 +365,11 @@ def read_minis(
         raise InputError(f"{root}: no such folder. Give the folder that holds the three datasets.")
     tree = walk(Path(root))
     for task in tasks:
-        records, names, leaks, notes, lines = read_task(root, task, known.get(task, ()), splits, options, val_split, tree)
+        records, names, leaks, notes, lines, folder = read_task(root, task, known.get(task, ()), splits, options, val_split, tree)
         minis.records[task], minis.classes[task], minis.leaks[task] = records, names, leaks
         minis.notes += notes
         minis.reading += lines
+        minis.folders[task] = str(folder)
     return minis
 
 # %% ../../nbs/data/09_sources.ipynb #0fbe2fa3

@@ -31,20 +31,22 @@ from .results import Results, RunState
 # %% ../../nbs/run/02_measure.ipynb #2acbf552
 def data_bytes(minis: Minis) -> int:
     "Size of the three datasets' folders; an archive that lies beside them is not part of a dataset."
-    return round(1e6 * sum(folder_mb(find_mini(minis.root, task)) for task in TASKS))
+    places = [minis.folders.get(task) or find_mini(minis.root, task) for task in TASKS]
+    return round(1e6 * sum(folder_mb(Path(place)) for place in places))
 
 
 def data_facts(
     minis: Minis,  # as the run read them
     cfg: Config,  # data.root is read: empty for synthetic minis
-) -> dict:  # root, synthetic, counts, boxes, classes, leaks, notes, bytes, digest, shared
+) -> dict:  # root, synthetic, counts, boxes, classes, leaks, notes, reading, bytes, digest, shared
     "What the report says about the data."
     counts = {t: {s: len(r) for s, r in splits.items()} for t, splits in minis.records.items()}
     found = Counter(k for r in minis.records["det"]["val"] for k, crowd in zip(r.labels, r.crowd) if not crowd)
     sets = {(t, s): records for t, splits in minis.records.items() for s, records in splits.items()}
     return {"root": str(minis.root), "synthetic": not cfg.data.root, "counts": counts, "classes": minis.classes,
             "boxes": {name: found[k] for k, name in enumerate(minis.classes["det"])},  # in val, crowds left out
-            "leaks": minis.leaks, "notes": list(minis.notes), "bytes": data_bytes(minis), "digest": data_digest(minis),
+            "leaks": minis.leaks, "notes": list(minis.notes), "reading": list(minis.reading),
+            "bytes": data_bytes(minis), "digest": data_digest(minis),
             "shared": [[Path(p).name for p in pair] for pair in shared_images(sets)]}
 
 # %% ../../nbs/run/02_measure.ipynb #9023268b

@@ -54,6 +54,8 @@ def doubt(
 def describe_start(minis: Minis, net: OneHead, weights: dict, folder: Path, say) -> None:
     "Say what is about to be trained on what."
     say(f"data: {minis.root}")
+    for line in minis.reading:
+        say(f"read as: {line}")
     for task in TASKS:
         counts = {split: len(records) for split, records in minis.records[task].items()}
         say(f"{task}: {counts}, {len(minis.classes[task])} classes: {', '.join(minis.classes[task])}")
