@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..core.files import InputError
-from .coco import read_json
+from .text import read_json, read_text
+from .coco import check_kind, coco_kind, file_names
+from .yolo import yolo_names
 from .tree import Tree, file_split, path_split, plain
 
 # %% ../../nbs/data/08_labels.ipynb #39708ec5
@@ -190,12 +192,6 @@ def place(
     return piece
 
 # %% ../../nbs/data/08_labels.ipynb #2e984256
-def kind_of(data: dict) -> str:
-    "What a COCO file labels: boxes | keypoints | captions, by its first annotations."
-    keys = set().union(*(note for note in data["annotations"][:20] if isinstance(note, dict)))
-    return "captions" if "caption" in keys else "keypoints" if "keypoints" in keys else "boxes"
-
-
 def label_files(
     tree: Tree,  # the dataset
     wanted: list,  # label files that the user named; empty: all
@@ -209,15 +205,15 @@ def label_files(
             path = tree.path(folder, name)
             try:
                 data = read_json(path)
-                names_in = [str(info["file_name"]).replace("\\", "/") for info in data["images"]]
-            except (InputError, KeyError, TypeError) as error:
-                words = str(error) if isinstance(error, InputError) else f"{path}: an image has no file_name ({error!r})."
-                unreadable[path] = words
+                if (kind := coco_kind(data)) in ("captions", "panoptic", "images"):
+                    continue  # COCO's other files, which lie beside its instances
+                check_kind(data, path)
+                names_in = file_names(data, path)
+            except InputError as error:
+                unreadable[path] = str(error)
                 continue
-            if kind_of(data) != "captions":
-                split = file_split(name) or path_split(folder)
-                found.append((kind_of(data), Labels(path, folder, names_in, split)))
-    boxes = [labels for kind, labels in found if kind == "boxes"]
+            found.append((kind, Labels(path, folder, names_in, file_split(name) or path_split(folder))))
+    boxes = [labels for kind, labels in found if kind == "instances"]
     return boxes or [labels for _, labels in found], unreadable  # COCO's keypoint files repeat the persons alone
 
 # %% ../../nbs/data/08_labels.ipynb #1e48cb3a
@@ -307,3 +303,14 @@ def yolo_splits(tree: Tree) -> tuple:  # split -> dict of image (folder, name) -
         split = path_split(folder) or "all"
         splits.setdefault(split, {})[tree.path(folder, name)] = text and tree.path(*text)
     return splits, next(iter(named), None)
+
+
+def label_names(path: "Path | None", folder: Path) -> tuple:  # names by number, shape of keypoints or None
+    "The class names of a YOLO set. Raises InputError when no file gives them."
+    if path is None:
+        raise InputError(f"{folder}: YOLO labels without names of their classes. Put data.yaml there, or classes.txt "
+                         "with one name per line.")
+    if path.suffix in (".yaml", ".yml"):
+        told = yolo_names(path)
+        return told["names"], told.get("kpt_shape")
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()], None

@@ -17,10 +17,11 @@ from ..core.config import TASKS, TASK_TITLES, Config
 from .records import Minis, Record, read_mask
 from .synthetic import make_synthetic
 from .likeness import find_leaks
-from .coco import read_coco
+from .coco import read_coco, why_no_class
+from .yolo import read_yolo
 from .classes import WNIDS, nearest, seg_names
-from .tree import SPLITS, Tree, file_split, path_split, plain, told, unread, walk
-from .labels import Part, read_layout
+from .tree import SPLITS, Tree, file_split, path_split, told, unread, walk
+from .labels import Part, label_names, read_layout
 from .layouts import Found, find_parts
 
 # %% ../../nbs/data/09_sources.ipynb #6aaf7137
@@ -160,15 +161,12 @@ def check_known(
 def choose_names(folder: Path, known: tuple, parts: dict) -> tuple:  # names, notes
     "The classes of detection: those asked for, all, or `default_names`. Raises InputError when no class has a box."
     pairs = [pair for part in parts.values() for pair in part]
-    crowds = Counter(crowd for record, _ in pairs for crowd in record.crowd)
     total = Counter(name for record, names in pairs for name, crowd in zip(names, record.crowd) if not crowd)
     if known and known != ("all",):
         return list(known), check_known(folder, known, parts)
     names, notes = ([*sorted(total, key=lambda name: (-total[name], name))], []) if known else default_names(parts)
     if not names:
-        why = "the label files hold no box at all" if not crowds else "all boxes are crowds (iscrowd), which are not trained on" \
-            if not crowds[False] else "no class has a box in every split"
-        raise InputError(f"{folder}: {why}. Check the label files.")
+        raise InputError(f"{folder}: no class has a box in every split: {why_no_class(parts)}. Check the label files.")
     rest = sorted(set(total) - set(names), key=lambda name: (-total[name], name))
     if rest:
         notes.append(f"detection: {len(rest)} more categories are not trained: {', '.join(rest[:8])}{', ..' * (len(rest) > 8)}. "
@@ -184,19 +182,20 @@ def det_pairs(
     "The labelled images of one split of detection."
     pairs, notes = [], list(part.notes)
     if part.texts:
-        raise InputError(f"{found.folder}: YOLO")
+        names, points = label_names(found.names_file, found.folder)
+        pairs, said = read_yolo(part.images, names, part.texts.get, options.get("exif", ""), points)
+        notes += said
     for piece in part.pieces:
         every = [p for other in [part, *found.parts.values()] for p in other.pieces if p.labels.path == piece.labels.path]
-        paths = {plain(name): found.folder.joinpath(*folder, file) for p in every for name, (folder, file) in p.placed.items()}
-        more, said = read_coco(piece.labels.path, lambda name, paths=paths: paths.get(plain(name)), options.get("det_names"),
-                               folder=found.folder)
+        paths = {name: found.folder.joinpath(*folder, file) for p in every for name, (folder, file) in p.placed.items()}
+        more, said = read_coco(piece.labels.path, paths.get, options.get("det_names"), found.folder,
+                               options.get("exif", ""))
         own = {str(found.folder.joinpath(*folder, file)) for folder, file in piece.placed.values()}
         pairs += [pair for pair in more if pair[0].path in own]
         notes += said
     if len(part.pieces) > 1 or len({record.image_id for record, _ in pairs}) < len(pairs):  # ids hold within one file only
         pairs = [(replace(record, image_id=k), names) for k, (record, names) in enumerate(pairs, 1)]
-    frame = {"upright": True, "stored": False}.get(options.get("exif"))
-    return [(replace(record, upright=frame), names) for record, names in pairs] if frame is not None else pairs, notes
+    return pairs, notes
 
 
 def read_det(
