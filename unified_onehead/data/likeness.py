@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.files import file_sha256
-from .records import UNDECODABLE, to_rgb
+from ..core.images import UNDECODABLE, to_rgb
 
 # %% ../../nbs/data/05_likeness.ipynb #14dc75ab
 HASH_BITS = 8  # of 63; pictures that differ in more are two
