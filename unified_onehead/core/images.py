@@ -219,7 +219,8 @@ def read_image(
     return rgb_tensor(stored.image.transpose(TURNS[stored.tag]) if upright and stored.tag in TURNS else stored.image)
 
 # %% ../../nbs/core/06_images.ipynb #acc58c70
-NAMED_COLOURS = {tuple(colour): k for k, colour in enumerate(voc_palette().tolist()) if k < 21} | {(224, 224, 192): IGNORE}  # VOC's -> id
+NAMED_COLOURS = {tuple(colour): k for k, colour in enumerate(voc_palette()[:21].tolist())}  # PASCAL VOC's -> id
+NAMED_COLOURS[224, 224, 192] = IGNORE  # its border
 
 
 def colour_ids(values: np.ndarray) -> np.ndarray:  # uint8 H x W x 3 -> uint8 H x W
