@@ -15,7 +15,8 @@ from PIL import Image
 
 from ..core.files import InputError
 from ..core.config import IGNORE, TASKS, TASK_TITLES
-from .records import UNDECODABLE, Record
+from ..core.images import UNDECODABLE
+from .records import Record
 from .synthetic import FOLDERS
 from .likeness import shared_images
 from .tree import SPLITS, image_files, unread, walk

@@ -23,7 +23,8 @@ from PIL import Image
 from ..core.files import InputError, file_sha256
 from ..core.config import TASKS, TASK_TITLES
 from ..core.viz import draw_boxes, draw_mask, show_image
-from .records import UNDECODABLE, Minis, load_sample, read_mask, to_rgb
+from ..core.images import UNDECODABLE, read_mask, to_rgb
+from .records import Minis, load_sample
 from .synthetic import FOLDERS
 from .likeness import shared_images
 from .sources import SPLITS, read_minis

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from ..core.files import InputError
 from ..core.config import TASKS, TASK_TITLES, Config
-from .records import Minis, Record, read_mask
+from ..core.images import read_mask
+from .records import Minis, Record
 from .synthetic import make_synthetic
 from .likeness import find_leaks
 from .coco import read_coco, why_no_class
