@@ -30,8 +30,8 @@ NOT_NOW = {getattr(errno, name) for name in (
     "ENOTCONN", "EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EBUSY", "EINTR", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH",
     "ECONNABORTED", "ECONNRESET", "EREMOTEIO", "ENODEV", "ENXIO", "ESHUTDOWN", "EMFILE", "ENFILE") if hasattr(errno, name)}
 ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EBADF, errno.ENAMETOOLONG, errno.EINVAL}
-TRY_AGAIN = ("Drive and network folders refuse a file now and then: try again, and if it stays so, mount the folder anew or copy the "
-             "file to this machine.")
+TRY_AGAIN = ("Drive and network folders refuse a file now and then: try again, and if it stays so, mount the folder anew or copy "
+             "the file to this machine.")
 
 
 def disk_refuses(error: BaseException) -> bool:
@@ -121,7 +121,8 @@ def write_atomic(
             content = drawn.getbuffer()
         replace_file(path, content)
     except OSError as error:
-        remedy = TRY_AGAIN if disk_refuses(error) else "Choose another folder with --out, or make room and check its permissions."
+        remedy = "Choose another folder with --out, or make room and check its permissions."
+        remedy = TRY_AGAIN if disk_refuses(error) else remedy
         raise InputError(f"{path}: cannot be written ({error.strerror or error}). {remedy}") from error
     return path
 
