@@ -137,12 +137,12 @@ def turn_of(
     what, source = ("mask", "its mask") if record.mask_path else ("boxes", "its label file")
     if told and told not in (stored, turned):
         raise InputError(f"{record.path}: the picture is {stored[0]} x {stored[1]} pixels as stored and {turned[0]} x "
-                         f"{turned[1]} as its EXIF tag turns it, but {source} says {told[0]} x {told[1]}. Copy the picture in the size on "
-                         f"which its {what} {'was' if what == 'mask' else 'were'} drawn.")
+                         f"{turned[1]} as its EXIF tag turns it, but {source} says {told[0]} x {told[1]}. Copy the picture in "
+                         f"the size on which its {what} {'was' if what == 'mask' else 'were'} drawn.")
     why = "the label file gives no size" if stored != turned else "both have one size"
-    raise InputError(f"{record.path}: an EXIF tag (orientation {tag}) turns the picture on a screen, and nothing says whether "
-                     f"its {what} belong{'s' * (what == 'mask')} to the turned picture or to the stored one: {why}. Say which with "
-                     "layout=exif=upright or layout=exif=stored, or save it upright, without the tag.")
+    raise InputError(f"{record.path}: an EXIF tag (orientation {tag}) turns the picture on a screen, and nothing says "
+                     f"whether its {what} belong{'s' * (what == 'mask')} to the turned picture or to the stored one: {why}. "
+                     "Say which with layout=exif=upright or layout=exif=stored, or save it upright, without the tag.")
 
 
 @dataclass
