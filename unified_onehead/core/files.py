@@ -7,9 +7,11 @@ __all__ = ['InputError', 'replace_file', 'write_atomic', 'file_sha256', 'digest_
 
 # %% ../../nbs/core/00_files.ipynb #6b84510b
 import contextlib
+import errno
 import hashlib
 import io
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -24,6 +26,51 @@ class InputError(Exception):
     def _render_traceback_(self) -> "list[str]":  # what a notebook shows
         "The message alone, as on the command line: where in the library it was raised helps nobody to mend the input."
         return [f"error: {self}"]
+
+# %% ../../nbs/core/00_files.ipynb #5865d3e6
+NOT_NOW = {getattr(errno, name) for name in (
+    "ENOTCONN", "EIO", "ESTALE", "ETIMEDOUT", "EAGAIN", "EBUSY", "EINTR", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH",
+    "ECONNABORTED", "ECONNRESET", "EREMOTEIO", "ENODEV", "ENXIO", "ESHUTDOWN", "EMFILE", "ENFILE") if hasattr(errno, name)}
+ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EBADF, errno.ENAMETOOLONG, errno.EINVAL}
+TRY_AGAIN = ("Drive and network folders refuse a file now and then: try again, and if it stays so, mount the folder anew or copy "
+             "the file to this machine.")
+
+
+def disk_refuses(error: BaseException) -> bool:
+    "Whether a file may be whole although it could not be read: the disk, or the network in front of it, did not answer."
+    return isinstance(error, OSError) and error.errno in NOT_NOW
+
+
+@contextlib.contextmanager
+def naming(path: "str | Path"):
+    "An OSError of the block that names no file, as those of reading and writing do, gets this one's name."
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def file_there(path: "str | Path") -> bool:
+    "Whether a regular file is there. Raises OSError that names it when the disk does not say."
+    try:
+        with naming(path):
+            return stat.S_ISREG(os.stat(path).st_mode)
+    except ValueError:  # a name that no system takes
+        return False
+    except OSError as error:
+        if error.errno in ABSENT:
+            return False
+        raise
+
+
+def absent(path: "str | Path", what: str = "no such file") -> str:
+    "Why nothing is there, in words: a link may be there whose target is not."
+    try:
+        return f"a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else what
+    except (OSError, ValueError):
+        return what
 
 # %% ../../nbs/core/00_files.ipynb #e591549e
 def replace_file(
@@ -76,15 +123,16 @@ def write_atomic(
             content = drawn.getbuffer()
         replace_file(path, content)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Choose another folder with --out, or "
-                         "make room and check its permissions.") from error
+        remedy = "Choose another folder with --out, or make room and check its permissions."
+        remedy = TRY_AGAIN if disk_refuses(error) else remedy
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}). {remedy}") from error
     return path
 
 # %% ../../nbs/core/00_files.ipynb #f203978d
 def file_sha256(
     path: "str | Path",  # the file; read in pieces of 1 MB, so it may be larger than the memory
 ) -> str:  # 64 hex digits
-    """sha256 of what a file holds. Raises OSError when it cannot be read.
+    """sha256 of what a file holds. Raises OSError that names the file when it cannot be read.
 
     Parameters
     ----------
@@ -97,7 +145,7 @@ def file_sha256(
         64 hex digits
     """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -124,7 +172,7 @@ def digest_of(
     if len(expected) != 32:
         return file_sha256(path)
     digest = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()

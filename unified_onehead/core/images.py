@@ -233,7 +233,8 @@ def colour_ids(values: np.ndarray) -> np.ndarray:  # uint8 H x W x 3 -> uint8 H 
         return np.array([table[int(code)] for code in found], np.uint8)[place].reshape(codes.shape)
     if (values == values[..., :1]).all():
         return values[..., 0]
-    y, x = np.argwhere(codes == strange[0])[0].tolist()
+    odd = next((code for code in strange if code % 0x10101), strange[0])  # a colour rather than a grey, which may be an id
+    y, x = np.argwhere(codes == odd)[0].tolist()
     raise ValueError(f"the pixel ({x}, {y}) has the colour {tuple(values[y, x].tolist())}, which is none of PASCAL VOC's, so "
                      "nothing says its id")
 
@@ -244,7 +245,7 @@ def packed_palette(
 ) -> "tuple | None":  # an index, and the other id that its colour stands for
     "Where a palette contradicts the index: all its colours stand for ids, and not for those at which they are."
     means = {(v, v, v): v for v in range(64)} | NAMED_COLOURS | {(255, 255, 255): IGNORE}  # greys too dark for the eye
-    colours = [(int(k), tuple(palette[3 * k:3 * k + 3])) for k in found]
+    colours = [(k, tuple(palette[3 * k:3 * k + 3])) for k in found.tolist()]
     if any(colour not in means for _, colour in colours):
         return None
     ends = ((0, 0, 0), (255, 255, 255))  # black and white alone are how any two classes are shown

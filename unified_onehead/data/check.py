@@ -10,12 +10,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from ..core.files import InputError
 from ..core.config import IGNORE, TASKS, TASK_TITLES
-from .records import UNDECODABLE, Record
+from ..core.images import naming
+from .records import Decoded, Record, decode_record
 from .synthetic import FOLDERS
 from .likeness import shared_images
 from .tree import SPLITS, image_files, unread, walk
@@ -43,8 +41,8 @@ class CheckReport:
         what makes training wrong
     warnings : list, default list()
         what was handled and should be known
-    reading : list, default list()
-        how each set was read: folders, label files, splits
+    as_stored : dict, default dict()
+        task -> labelled pictures whose EXIF tag was not followed
     """
     root: str  # the folder
     counts: dict = field(default_factory=dict)  # task -> split -> images, negatives, crowds, classes
@@ -53,7 +51,7 @@ class CheckReport:
     size_mb: dict = field(default_factory=dict)  # task -> size on disk in MB (10^6 bytes)
     problems: list = field(default_factory=list)  # what makes training wrong
     warnings: list = field(default_factory=list)  # what was handled and should be known
-    reading: list = field(default_factory=list)  # how each set was read: folders, label files, splits
+    as_stored: dict = field(default_factory=dict)  # task -> labelled pictures whose EXIF tag was not followed
 
     @property
     def ok(self) -> bool:
@@ -83,32 +81,24 @@ class CheckReport:
         return "\n".join([*lines, "", verdict])
 
 # %% ../../nbs/data/10_check.ipynb #c0693e88
-def decode(path: str) -> "tuple | str":
-    "Read all of an image: (pixels as stored, its mode), or the fault in words."
+def decode(record: Record) -> "Decoded | str":
+    "Read all of a record's files, the picture as its labels have it; or the fault in words."
     try:
-        with Image.open(path) as image:
-            image.verify()
-        with Image.open(path) as image:
-            return np.array(image), image.mode
-    except UNDECODABLE as error:
-        return f"{path}: cannot be decoded ({error}). Copy it again, or remove it and its label."
+        return decode_record(record, whole=True)
+    except InputError as error:
+        return str(error)
 
 
 def check_mask(
     record: Record,  # a record of segmentation
+    mask,  # its decoded mask: uint8 tensor, H x W
     size: tuple,  # height, width of its image
     classes: int,  # number of classes, with background
 ) -> tuple:  # ids in the mask (without 255), problems, whether it has nothing but background
-    "Decode a mask and judge it."
-    read = decode(record.mask_path)
-    if isinstance(read, str):
-        return set(), [read], False
-    mask, mode = read
-    if mode not in ("P", "L", "1"):
-        return set(), [f"{record.mask_path}: holds colours ({mode}), not class ids. Convert the colours to ids."], False
-    ids = set(np.unique(mask).tolist()) - {IGNORE}
+    "Judge a mask."
+    ids = set(mask.unique().tolist()) - {IGNORE}
     problems, strange = [], sorted(i for i in ids if i >= classes)
-    if mask.shape != size:
+    if tuple(mask.shape) != size:
         problems.append(f"{record.mask_path}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
                         f"{size[1]} x {size[0]}. Export it at the image's size.")
     if strange:
@@ -116,19 +106,10 @@ def check_mask(
                         "Correct the mask, or list the names in classes.txt.")
     return ids - set(strange), problems, ids <= {0}
 
-# %% ../../nbs/data/10_check.ipynb #dd7a30bb
-def turned_on_screen(path: str) -> bool:
-    "Whether an EXIF tag swaps width and height where a picture is shown."
-    try:
-        with Image.open(path) as image:
-            return image.getexif().get(0x0112) in (5, 6, 7, 8)  # 0x0112: orientation
-    except UNDECODABLE:  # a tag that cannot be read turns nothing
-        return False
-
 # %% ../../nbs/data/10_check.ipynb #f12f6895
 def stray_boxes(
     record: Record,  # of detection; boxes x1, y1, x2, y2 in pixels
-    size: "tuple[int, int]",  # height and width of its picture, as stored, pixels
+    size: "tuple[int, int]",  # height and width of its picture, as `load_sample` reads it, pixels
 ) -> "list[str]":  # a problem in words, or none
     """Whether a picture is the one that its label file speaks of, and holds its boxes.
 
@@ -137,7 +118,7 @@ def stray_boxes(
     record : Record
         of detection; boxes x1, y1, x2, y2 in pixels
     size : tuple[int, int]
-        height and width of its picture, as stored, pixels
+        height and width of its picture, as `load_sample` reads it, pixels
 
     Returns
     -------
@@ -147,8 +128,9 @@ def stray_boxes(
     height, width = size
     if record.size and tuple(record.size) != (width, height):
         remedy = "Copy the picture in its original size, not turned, or mend the size in the label file."
-        if tuple(record.size) == (height, width) and turned_on_screen(record.path):
-            remedy = "Its EXIF tag turns it on a screen, but not here: save it upright, without the tag."
+        if tuple(record.size) == (height, width) and record.upright is not None:
+            remedy += (f" If an EXIF tag turns it, leave out layout=exif={'upright' if record.upright else 'stored'}: then the "
+                       "size in the label file decides.")
         return [f"{record.path}: the picture is {width} x {height} pixels, its label file says {record.size[0]} x "
                 f"{record.size[1]}, so its boxes may be cut or lie elsewhere. {remedy}"]
     if not any(box[2] > width or box[3] > height for box in record.boxes):
@@ -161,14 +143,16 @@ def check_record(
     report: CheckReport,  # gets the problems
     record: Record,  # what to decode
     names: list,  # class names
-) -> "tuple | None":  # names seen (one per box in detection), whether nothing is labelled; None for a broken image
+) -> "tuple | None":  # names seen (one per box in detection), whether nothing is labelled; None for what cannot be read
     "Decode one record and its labels."
-    read = decode(record.path)
+    read = decode(record)
     if isinstance(read, str):
         return report.problems.append(read)
-    height, width = read[0].shape[:2]
+    if read.tag != 1 and not read.turned:
+        report.as_stored[record.task] = report.as_stored.get(record.task, 0) + 1
+    width, height = read.image.size
     if record.task == "seg":
-        ids, faults, empty = check_mask(record, (height, width), len(names))
+        ids, faults, empty = check_mask(record, read.mask, (height, width), len(names))
         report.problems += faults
         return [names[i] for i in ids], empty
     if record.task == "cls":
@@ -213,7 +197,7 @@ def judge_absent(report: CheckReport, task: str) -> None:
 def folder_mb(
     folder: Path,  # 0 when it is not there
 ) -> float:
-    """Size on disk of all files below a folder, in MB (10^6 bytes).
+    """Size on disk of all files below a folder, in MB (10^6 bytes). Raises InputError naming what the disk refuses.
 
     Parameters
     ----------
@@ -224,7 +208,13 @@ def folder_mb(
     -------
     float
     """
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+    total = 0
+    with naming(folder, "folder"):
+        paths = list(folder.rglob("*"))
+    for path in paths:
+        with naming(path):
+            total += path.stat().st_size if path.is_file() else 0  # a link that leads nowhere takes nothing
+    return total / 1e6
 
 # %% ../../nbs/data/10_check.ipynb #1b01b84f
 def bare_classes(folder: Path) -> list:  # problems
@@ -280,6 +270,9 @@ def check_minis(
             check_split(report, task, split, part, names)
             everything[task, split] = part
         judge_absent(report, task)
+        if number := report.as_stored.get(task):
+            report.warnings.append(f"{TASK_TITLES[task]}: {number} labelled pictures are used as stored, as they were labelled, "
+                                   "although an EXIF tag turns them on a screen")
     report.warnings += [f"{one} and {other} are one image in two sets, which should be disjoint"
                         for one, other in shared_images(everything)]
     if sum(report.size_mb.values()) > 120:

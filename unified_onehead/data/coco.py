@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from ..core.files import InputError
-from .records import UNDECODABLE, Record
+from ..core.images import UNDECODABLE
+from .records import Record
 from .text import read_json
 from .box_format import FileBoxes, coco_box, foreign_format, four_numbers
 

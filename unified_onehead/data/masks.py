@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..core.files import InputError
-from .records import UNDECODABLE
+from ..core.images import UNDECODABLE
 from .tree import JPEG_SUFFIXES, Tree, file_split, path_split, plain
 from .labels import Part, ends_with, listed, split_rule
 

@@ -147,8 +147,8 @@ def turn_of(
                          f"the size on which its {what} {'was' if what == 'mask' else 'were'} drawn.")
     why = "the label file gives no size" if stored != turned else "both have one size"
     raise InputError(f"{record.path}: an EXIF tag (orientation {tag}) turns the picture on a screen, and nothing says "
-                     f"whether its {what} belong{'s' * (what == 'mask')} to the turned picture or to the stored one: {why}. Say which with "
-                     "layout=exif=upright or layout=exif=stored, or save it upright, without the tag.")
+                     f"whether its {what} belong{'s' * (what == 'mask')} to the turned picture or to the stored one: {why}. "
+                     "Say which with layout=exif=upright or layout=exif=stored, or save it upright, without the tag.")
 
 
 @dataclass

@@ -16,9 +16,12 @@ import re
 import shutil
 import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from .http import SourceError, is_page, page_words
 
@@ -64,12 +67,24 @@ DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAE
           RuntimeError)  # what the standard library raises for damaged or encrypted archives
 
 
+FOREIGN = ((b"Rar!", "a RAR archive"), (b"7z\xbc\xaf\x27\x1c", "a 7z archive"), (b"\x28\xb5\x2f\xfd", "a zstd archive"))
+JOIN_ZIP = "Join them with `zip -s 0 NAME.zip --out whole.zip`, or unpack the .zip with 7-Zip, and give one whole archive."
+
+
 def archive_members(archive: Path):
     "The members of a zip or tar. Raises SourceError for a file that is neither."
     with open(archive, "rb") as file:
         head = file.read(1 << 16)
+        file.seek(max(0, file.seek(0, os.SEEK_END) - (1 << 16)))
+        end = file.read()
+    last = end.rfind(b"PK\5\6")  # the end record says on which disk it stands: of a zip cut into segments, not on the first
+    if head[:4] == b"PK\7\x08" or (head[:2] == b"PK" or last >= 0) and any(end[last + 4:last + 6]) and last >= 0:
+        raise SourceError(f"{archive.name}: a segment of a zip that was cut into several files (.z01, .z02, ..). {JOIN_ZIP}")
     if head[:2] == b"PK":
         return zip_members(archive)
+    for start, kind in FOREIGN:
+        if head.startswith(start):
+            raise SourceError(f"{archive.name}: {kind}, which is not read here. Unpack it and pack the folder as a zip.")
     with contextlib.suppress(*DAMAGE):
         if tarfile.is_tarfile(archive):
             return tar_members(archive)
@@ -122,3 +137,141 @@ def unpack(
         raise SourceError(f"{archive.name}: two members have one name ({error.filename}).") from error
     part.rename(folder)
     return folder
+
+# %% ../../nbs/fetch/02_archive.ipynb #d19c6986
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+PARTS = (re.compile(r"(?P<name>.+)-(?P<download>\d{8}T\d{6}Z)(-\d+)?-(?P<part>\d{3,})", re.I),  # Google Drive and Takeout
+         re.compile(r"(?P<name>.+?)[-_. ]+(?P<download>part)[-_. ]*(?P<part>\d+)", re.I))  # people
+COPY = re.compile(r"(\s*\(\d+\)| - Copy| copy( \d+)?)+$", re.I)  # what browsers and systems add to a second file of one name
+PIECE = re.compile(r"(?P<name>.+?)(\.(zip|7z|rar|tar|tgz|tar\.\w+)\.(\d{2,4}|[a-z]{2})|\.z\d{2,}|\.part\d+\.rar|\.r\d{2})",
+                   re.I)  # of one file that was cut
+
+
+def folded(name: str) -> str:
+    "A name as systems compare it that know neither case nor composed letters."
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+class PartName(NamedTuple):
+    name: str  # of what the archive is, or is a part of
+    download: str = ""  # which download of several parts it belongs to; empty: it is whole
+    number: int = 0  # of the part; 0: it is whole
+
+
+def file_name(known_as: str) -> str:
+    "The last part of a path or an address."
+    text = unquote(urlsplit(known_as).path) if known_as.startswith(("http://", "https://")) else known_as
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+
+
+def part_name(file: str) -> "PartName | None":
+    "What the name of a file says it is; None when it is not an archive's."
+    suffix = max((s for s in SUFFIXES if file.lower().endswith(s)), key=len, default=None)
+    if suffix is None:
+        return None
+    stem = COPY.sub("", file[:-len(suffix)])
+    found = next((m for m in (pattern.fullmatch(stem) for pattern in PARTS) if m), None)
+    if not found:
+        return PartName(stem)
+    return PartName(found["name"], folded(f"{found['name']} {found['download']}"), int(found["part"]))
+
+# %% ../../nbs/fetch/02_archive.ipynb #a9d31062
+class Unclear(SourceError):
+    "Archives are there, and only a person can say what is meant: no other source is asked in their place."
+
+
+def check_parts(files: list) -> None:
+    "Raises Unclear where these names are pieces that must be joined, or parts of which one is missing."
+    for file in files:
+        piece = PIECE.fullmatch(file)
+        if piece and part_name(file) is None:
+            whole, last = file.rpartition(".")[::2]
+            joined = JOIN_ZIP if re.fullmatch(r"z\d+", last, re.I) else "Unpack them, and pack the folder as a zip."
+            if re.fullmatch(r"\d+|[a-z]{2}", last):
+                joined = f"Join them in order: `cat {whole}.* > {whole}` (Windows: `copy /b {file}+.. {whole}`); give {whole}."
+            raise Unclear(f"{file}: a piece of an archive that was cut into several files. {joined}")
+    groups = {}
+    for file, part in ((file, part_name(file)) for file in files):
+        if part and part.number:
+            groups.setdefault(part.download, {})[part.number] = file
+    for numbers in groups.values():
+        missing = [n for n in range(1, max(numbers)) if n not in numbers]
+        if missing:
+            there, lacks = (", ".join(words) for words in ([numbers[n] for n in sorted(numbers)], [f"{n:03}" for n in missing]))
+            raise Unclear(f"{there}: part {lacks} of this download is missing. Put it beside the others, or give it with "
+                              "--url too.")
+
+# %% ../../nbs/fetch/02_archive.ipynb #57292e48
+ADDED = re.compile(r"\.|__MACOSX$|thumbs\.db$|desktop\.ini$", re.I)  # what systems add to folders
+TOLD = re.compile(r"(readme|licen[cs]e|citation|changelog|data_card)\b", re.I)  # what people read, and no program
+INNER = re.compile(r"(train|training|val|valid|validation|test|testing|all)([-_]?\d{4})?|images?|imgs?|labels?|annotations?"
+                   r"|masks?|jpegimages|segmentation(class|object)?|imagesets", re.I)  # names of folders inside every dataset
+
+
+def inside(folder: Path) -> list:
+    "What lies in a folder, without what systems and people add."
+    return [p for p in sorted(folder.iterdir()) if not ADDED.match(p.name) and not TOLD.match(p.name)]
+
+
+def chain(tree: Path, known: tuple = ()) -> list:  # folders, from the top down; empty for a dataset without a folder of its own
+    "The levels of a tree that are one folder and nothing else, as far as the names say which dataset is below."
+    levels, wanted = [tree], {folded(name) for name in known}
+    while True:
+        entries = inside(levels[-1])
+        folders = [p.name for p in entries if p.is_dir()]
+        if not folders or 2 * sum(bool(INNER.fullmatch(name)) for name in folders) >= len(folders):
+            return levels[:-1]
+        if len(entries) != 1 or folded(folders[0]) in wanted:
+            return levels
+        levels.append(entries[0])
+
+# %% ../../nbs/fetch/02_archive.ipynb #fea52e08
+class Merger:
+    "Makes one tree of several, by moving files, and knows which archive each file came from."
+
+    def __init__(self, loose: tuple = ()):  # names of which several versions cancel each other out
+        self.owner, self.loose, self.stale = {}, loose, set()
+
+    def claim(self, tree: Path, label: str) -> None:
+        "Every file of the tree came from this archive; a file keeps its inode when it is moved."
+        self.owner.update({p.stat().st_ino: label for p in tree.rglob("*") if p.is_file()})
+
+    def merge(self, source: Path, target: Path) -> None:
+        "Move a tree into another. Raises Unclear for one name with two contents."
+        target.mkdir(parents=True, exist_ok=True)
+        there, names = {folded(p.name): p for p in target.iterdir()}, {p.name for p in source.iterdir()}
+        for entry in sorted(source.iterdir()):
+            twin = there.get(folded(entry.name))
+            exact = target / entry.name
+            if exact.exists() or twin is None or twin.name in names:  # two names of one archive that differ in case are two files
+                twin = exact if exact.exists() else None
+            if twin is None:
+                entry.rename(exact)
+            elif entry.is_dir() and twin.is_dir():
+                self.merge(entry, twin)
+            elif entry.name in self.loose:
+                self.stale |= {entry.name} if entry.read_bytes() != twin.read_bytes() else set()
+            elif entry.is_dir() or twin.is_dir() or not self.same(entry, twin):
+                owners = " and ".join(self.owner.get(p.stat().st_ino, str(p)) for p in (twin, entry))
+                raise Unclear(f"{owners} both hold {entry.parent.name}/{entry.name}, and the two differ: they are parts of "
+                                  "different sets. Give the archives of one set.")
+
+    def same(self, one: Path, other: Path) -> bool:
+        "Whether one of two files can go."
+        return bool(ADDED.match(one.name) or TOLD.match(one.name)) or one.read_bytes() == other.read_bytes()
+
+    def align(self, trees: list, known: tuple) -> list:  # trees that have nothing in common
+        "Lay trees on each other where they have folders of one name."
+        done, trees = [], list(trees)
+        while trees:
+            tree = trees.pop(0)
+            for other in trees:
+                found = next(((a, b) for a in chain(tree, known) for b in chain(other, known) if {
+                    folded(p.name) for p in inside(a) if p.is_dir()} & {folded(p.name) for p in inside(b) if p.is_dir()}), None)
+                if found:
+                    self.merge(found[1], found[0])
+                    trees = [tree, *(t for t in trees if t != other)]  # what it has become may fit another
+                    break
+            else:
+                done.append(tree)
+        return done

@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import os
 import re
+import stat
 import sys
 from pathlib import Path
 
@@ -17,9 +18,9 @@ import gdown
 import requests
 from gdown.exceptions import FileURLRetrievalError
 
-from ..core.files import digest_of
-from ..core.files import file_sha256
-from .http import RetryableError, Net, SourceError, CorruptDownload, is_page, no_room, page_words, retry
+from ..core.files import digest_of, disk_refuses, file_sha256
+from .http import (
+    CorruptDownload, Net, RetryableError, SourceError, is_page, no_room, page_words, retry, why_unreadable)
 
 # %% ../../nbs/fetch/01_drive.ipynb #67af0bb5
 def drive_id(text: str) -> str:
@@ -151,7 +152,12 @@ def drive_folder(
     Path | None
         where archives are kept; None: nowhere
     """
-    mounted = (Path(MOUNT) / "MyDrive").is_dir()
+    try:
+        mounted = stat.S_ISDIR(os.stat(Path(MOUNT) / "MyDrive").st_mode)
+    except OSError as error:
+        mounted = False
+        if disk_refuses(error):
+            say(f"WARNING: {why_unreadable(MOUNT, error, '')} Working without Drive.")
     if wanted == "auto":
         return Path(MOUNT) / "MyDrive" / "unified_onehead" / "data" if mounted else None
     if wanted and on_drive(wanted) and not mounted:

@@ -14,10 +14,11 @@ import shutil
 import threading
 from pathlib import Path
 
-from ..core.files import InputError, locked
+from ..core.files import InputError, absent, file_there, locked
 from ..data.synthetic import make_synthetic
 from ..data.prepare import check_side, read_manifest
-from .http import DiskFull, Net, SourceError, download, no_room
+from .http import DiskFull, Net, SourceError, download, no_room, why_unreadable
+from .archive import Unclear, check_parts, file_name, part_name
 from .drive import download_drive, drive_folder, drive_id, on_drive
 from .job import (
     EACH, LOCK, OWN, WORK, Job, archives_in, copy_verified, from_archives, own_data, place, read_record, read_state,
@@ -45,7 +46,7 @@ def from_kept(job: Job, folder: Path, archives: list, record: dict) -> Path:  # 
         copy_verified(archive, copy, ours.get(archive.name, ""))
     job.say(f"archives found in {folder}: {', '.join(p.name for p in archives)}")
     staged = from_archives(job, copies, f"archives in {folder.name}")
-    job.links = record.get("links", {}) if len(archives) == len(EACH) else {}
+    job.links = record.get("links", {}) if {p.name for p in archives} == ours.keys() else {}
     warn_unused(job, job.links, f"archives in {folder} are there already; delete them, or take another folder and --source zip, "
                 "to get the other")
     return staged
@@ -67,11 +68,11 @@ def get_archived(job: Job) -> Path:  # the staged set
                     job.say(f"WARNING: {words}")
                 return staged
         except (OSError, InputError) as error:
-            if no_room(error, job.to):
+            if no_room(error, job.to) or isinstance(error, Unclear):
                 raise
             if isinstance(error, SourceError) and names == EACH:  # damaged; a Drive that only stumbled keeps what it has
                 job.renew = job.renew or (folder == job.drive and bool(read_record(folder)))
-            faults.append(f"{folder}: could not be read ({error})." if isinstance(error, OSError) else str(error))
+            faults.append(why_unreadable(folder, error, "") if isinstance(error, OSError) else str(error))
     names = ", ".join(f"{name}.zip" for name in EACH)
     where = " or ".join(map(str, looked)) + ("" if job.drive else " (no Drive is mounted)")
     raise SourceError(" ".join(dict.fromkeys(faults)) or f"no archives {names}, nor minis.zip, in {where}.")
@@ -89,13 +90,28 @@ def link_parts(text: str) -> tuple:  # link, expected sha256 or nothing
 def get_link(job: Job, link: str, local: Path, expected: str) -> str:  # sha256
     "One archive from a path, a Drive file or an address."
     web = link.startswith(("http://", "https://"))
-    if not web and Path(link).is_file():
+    if not web and file_there(link):
         return copy_verified(Path(link), local, expected)
     if drive_id(link):
         return download_drive(drive_id(link), local, expected, job.net)
     if web:
         return download(link, local, expected, job.net)
-    raise SourceError(f"{link}: neither a file, nor an http(s) address, nor the link or id of a Drive file.")
+    raise SourceError(f"{link}: {absent(link, 'neither a file')}, nor an http(s) address, nor the link or id of a Drive file.")
+
+# %% ../../nbs/fetch/05_get.ipynb #b3b89b01
+def with_siblings(links: list, say) -> list:  # (link, expected sha256)
+    "The links, and behind a part on this machine the other parts of its download that lie beside it."
+    given, more = {Path(link).name for link, _ in links}, []
+    for link, _ in links:
+        part = part_name(file_name(link))
+        if part and part.number and not link.startswith(("http://", "https://")) and file_there(link):
+            for path in sorted(Path(link).parent.iterdir()):
+                other = part_name(path.name)
+                if other and other.number and other.download == part.download and path.name not in given:
+                    given.add(path.name)
+                    more.append((str(path), ""))
+                    say(f"{path}: a part of the same download as {Path(link).name}, taken along")
+    return [*links, *more]
 
 # %% ../../nbs/fetch/05_get.ipynb #621c8dda
 def get_linked(job: Job) -> Path:  # the staged set
@@ -103,7 +119,9 @@ def get_linked(job: Job) -> Path:  # the staged set
     if not job.urls:
         raise SourceError("no --url was given.")
     found, archives = {}, {}
-    for link, expected in [link_parts(text) for text in job.urls]:
+    links = with_siblings([link_parts(text) for text in job.urls], job.say)
+    check_parts([file_name(link) for link, _ in links])  # before a download that would be of no use
+    for link, expected in links:
         archives[local := job.work / ("link_" + hashlib.sha256(link.encode()).hexdigest()[:12])] = link
         job.say(f"getting {link}")
         found[link] = get_link(job, link, local, expected or job.hashes.get(link, ""))
@@ -143,7 +161,9 @@ def try_sources(job: Job, names: tuple) -> tuple:  # staged folder, name of the 
             full = error if isinstance(error, DiskFull) else no_room(error, job.to)
             if full:
                 raise full from error
-            reasons.append(f"{name}: {error}")
+            if isinstance(error, Unclear):
+                raise
+            reasons.append(f"{name}: {why_unreadable(job.to, error, '') if isinstance(error, OSError) else error}")
             job.say(f"skipped {reasons[-1]}")
     raise InputError(
         f"{job.to}: no source gave the data. {' | '.join(reasons)} | How to go on: put your own copy, minis.zip, into {job.to} "
@@ -209,7 +229,7 @@ def get_data(
             job = Job(to, tuple(urls), drive_folder(drive, say), max_side, tuple(det_classes), net, official, say=say)
             return get_locked(job, names, source)
     except OSError as error:
-        raise no_room(error, to) or InputError(f"{to}: cannot be read or written ({error}). Choose a folder of yours.") from error
+        raise no_room(error, to) or InputError(why_unreadable(to, error, "Choose a folder of yours.")) from error
 
 # %% ../../nbs/fetch/05_get.ipynb #5e857ecb
 def get_locked(job: Job, names: tuple, source: str) -> Path:

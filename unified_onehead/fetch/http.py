@@ -20,8 +20,7 @@ from pathlib import Path
 
 import requests
 
-from ..core.files import InputError, digest_of, replace_file
-from ..core.files import file_sha256
+from ..core.files import TRY_AGAIN, InputError, absent, digest_of, disk_refuses, file_sha256, replace_file
 
 # %% ../../nbs/fetch/00_http.ipynb #a5c656b3
 class SourceError(InputError):
@@ -79,6 +78,16 @@ def no_room(error: "BaseException | None", where: Path) -> "DiskFull | None":
                             "call again: what was downloaded is kept.")
         error = error.__cause__
     return None
+
+# %% ../../nbs/fetch/00_http.ipynb #b03c8be8
+def why_unreadable(path: "str | Path", error: OSError, broken: str) -> str:
+    "Which file or folder gave an error, why, and what to do: try again where the disk refuses, else `broken`."
+    name, why = error.filename or path, error.strerror or str(error)
+    if disk_refuses(error):
+        return f"{name}: cannot be read or written now ({why}). {TRY_AGAIN}"
+    if isinstance(error, FileNotFoundError):
+        why = absent(name, why)
+    return f"{name}: cannot be read or written ({why}). {broken}"
 
 # %% ../../nbs/fetch/00_http.ipynb #db35c71c
 def page_words(head: bytes) -> str:

@@ -12,51 +12,125 @@ import json
 import os
 import shutil
 import zipfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.files import InputError, replace_file
-from ..core.config import TASKS
+from ..core.files import InputError, absent, disk_refuses, file_sha256, file_there, naming, replace_file
+from ..core.config import TASKS, TASK_TITLES
 from ..data.synthetic import FOLDERS, MARKER
-from ..data.tree import what_is_there
 from ..data.layouts import find_mini
 from ..data.sources import read_minis
 from ..data.prepare import CARD, MANIFEST, differences, file_hashes, prepare, read_manifest
-from ..core.files import file_sha256
-from .http import Net, SourceError
-from .archive import unpack
+from .http import Net, SourceError, why_unreadable
+from .archive import (
+    ADDED, PIECE, SUFFIXES, TOLD, Merger, Unclear, chain, check_parts, file_name, folded, inside, part_name, unpack)
 
 # %% ../../nbs/fetch/03_job.ipynb #134dcef4
 DRAW = "draw.json"  # which official images these are, beside the set's manifest
+OURS = (MANIFEST, CARD, DRAW, MARKER)
+
+
+def one_tree(
+    unpacked: dict,  # folder -> name of its archive
+    root: Path,  # receives all of it
+    merger: Merger,  # knows afterwards where each file came from
+) -> Path:  # `root`
+    "Lay all archives together. Raises SourceError where two of them contradict each other."
+    parts, bare, known = {}, {}, tuple(FOLDERS.values())
+    for number, (folder, known_as) in enumerate(unpacked.items()):
+        part = part_name(file_name(known_as))
+        merger.claim(folder, known_as)
+        if part and part.number and part.download in parts:
+            merger.merge(folder, parts[part.download])  # parts of one download have one top
+            continue
+        bare[folder] = part.name if part else f"archive_{number}"
+        parts[part.download if part and part.number else number] = folder
+    for tree in merger.align(list(parts.values()), known):
+        levels = chain(tree, known)
+        top = root / bare[tree]
+        while not levels and top.exists():  # two datasets in archives of one name
+            top = top.with_name(f"{top.name}_")
+        merger.merge(levels[-1] if levels else tree, root if levels else top)
+    for name in merger.stale:  # of several sets: none of them describes the whole
+        (root / name).unlink()
+    return root
+
+# %% ../../nbs/fetch/03_job.ipynb #a761c879
+def all_found(place: Path) -> dict:  # task -> folder of the dataset, as far as it is there
+    "The datasets below a folder."
+    found = {}
+    for task in TASKS:
+        with contextlib.suppress(InputError):
+            found[task] = find_mini(place, task)
+    return found
+
+
+def places(root: Path, depth: int = 4):
+    "A folder and those below it, the upper ones first; hidden ones are none."
+    level = [root]
+    for _ in range(depth + 1):
+        yield from level
+        level = [p for top in level for p in inside(top) if p.is_dir()] if len(level) < 1000 else []
 
 
 def gather(
-    unpacked: list,  # folders, one per archive
-    root: Path,  # receives the three datasets
-) -> Path:  # `root`
-    "Move the three datasets to one folder. Raises SourceError when one of them is nowhere."
-    places, found = [unpacked[0].parent, *unpacked], {}
-    for place in [*unpacked, *(p for top in unpacked for p in sorted(top.rglob("*")) if p.is_dir())]:
-        if len(place.relative_to(unpacked[0].parent).parts) <= 3 and place not in places:
-            places.append(place)
-    for task in TASKS:
-        for place in places:
-            with contextlib.suppress(InputError):
-                found[task] = find_mini(place, task)
-                break
-    if len(found) < len(TASKS):
-        missing = ", ".join(FOLDERS[task] for task in TASKS if task not in found)
-        raise SourceError(f"the archive has no {missing} in a layout that is read; it holds "
-                          f"{'; '.join(what_is_there(place) for place in unpacked)}.")
-    root.mkdir(parents=True)
-    manifests = {(p.parent / MANIFEST).read_bytes() for p in found.values() if (p.parent / MANIFEST).is_file()}
-    if len(manifests) == 1:
-        (root / MANIFEST).write_bytes(manifests.pop())
-        for path in {n: p.parent / n for p in found.values() for n in (CARD, DRAW) if (p.parent / n).is_file()}.values():
-            shutil.copyfile(path, root / path.name)
-    for task, place in found.items():
-        place.rename(root / FOLDERS[task])
-    return root
+    unpacked: dict,  # folder -> name of its archive
+    root: Path,  # receives all of it
+    say=print,  # gets a line where there were several archives, or files that belong to no dataset
+) -> tuple:  # the folder that holds the three datasets, what came from where in words
+    "Lay archives together and find the datasets. Raises SourceError when one is nowhere, or when several sets are there."
+    merger = Merger(OURS)
+    one_tree(unpacked, root, merger)
+    whole = []
+    for place in places(root):
+        if not any(place.is_relative_to(other) for other in whole) and len(all_found(place)) == len(TASKS):
+            whole.append(place)
+    if len(whole) > 1:
+        raise Unclear(f"{' and '.join(str(p.relative_to(root)) for p in whole[:2])} each hold all three datasets. Give an "
+                      "archive of the one that is meant.")
+    raw = whole[0] if whole else scattered(root)
+    sets = dict.fromkeys(all_found(raw).values())
+    sources = {p: Counter(merger.owner.get(f.stat().st_ino, "") for f in p.rglob("*") if f.is_file()) for p in sets}
+    words = "; ".join(f"{p.name}: " + ", ".join(f"{n} files from {name}" for name, n in sorted(counts.items()))
+                      for p, counts in sources.items()) if len(unpacked) > 1 else ""
+    rest = [p for p in sorted(root.rglob("*")) if p.is_file() and p.name not in OURS and not ADDED.match(p.name)
+            and not TOLD.match(p.name) and not any(p.is_relative_to(s) for s in sets)]
+    if words and not (raw / MANIFEST).is_file():  # a set with a manifest is held to it, file by file
+        say(f"put together: {words}")
+    if rest:
+        say(f"{len(rest)} files belong to none of the three datasets and are left out (the first: {rest[0].relative_to(root)})")
+    return raw, words
+
+# %% ../../nbs/fetch/03_job.ipynb #8b13ac15
+def scattered(root: Path) -> Path:  # a folder that holds all three
+    "Bring together datasets that lie in different places. Raises SourceError when one is nowhere, or twice."
+    found = {task: [] for task in TASKS}
+    for place in places(root):
+        for task, folder in all_found(place).items():
+            if not any(folder.is_relative_to(other) for other in found[task]):
+                found[task].append(folder)
+    for task, folders in found.items():
+        if len(folders) > 1:
+            both = " and ".join(str(p.relative_to(root)) for p in folders[:2])
+            raise Unclear(f"{both} both hold a {TASK_TITLES[task]} dataset. Give an archive of the one that is meant.")
+    missing = [task for task in TASKS if not found[task]]
+    if missing:
+        try:
+            reason = find_mini(root, missing[0])
+        except InputError as error:
+            reason = str(error).replace(f"{root}/", "").replace(str(root), "what came")
+        names = ", ".join(FOLDERS[task] for task in missing)
+        raise SourceError(f"the archives hold no {names} in a layout that is read. {reason}")
+    together, chosen = root.with_name(f"{root.name}_together"), {task: folders[0] for task, folders in found.items()}
+    shutil.rmtree(together, ignore_errors=True)
+    together.mkdir()
+    for folder in dict.fromkeys(chosen.values()):
+        if any(folder != other and folder.is_relative_to(other) for other in chosen.values()):
+            raise SourceError(f"{folder.relative_to(root)}: lies inside another dataset. Give each dataset a folder of its own.")
+        tasks = [task for task in TASKS if chosen[task] == folder]
+        folder.rename(together / (FOLDERS[tasks[0]] if len(tasks) == 1 else folder.name))
+    return together
 
 # %% ../../nbs/fetch/03_job.ipynb #a8cab809
 def make_canonical(
@@ -91,7 +165,9 @@ def read_state(to: Path) -> dict:
         return json.loads((to / STATE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if disk_refuses(error):
+            raise  # the marker may be whole, and nothing may take the set's place
         return {"state": "damaged"}
 
 
@@ -180,31 +256,60 @@ def place(
     shutil.rmtree(to / WORK, ignore_errors=True)
 
 # %% ../../nbs/fetch/03_job.ipynb #4e8e5fcd
-RECORD, SUFFIXES = "archives.json", (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+RECORD = "archives.json"
 OWN, EACH = ("minis",), tuple(FOLDERS[task] for task in TASKS)  # one archive that a person puts there; one per dataset
 
 
 def read_record(folder: Path) -> dict:
-    "The recorded hashes beside archives; empty when there are none."
-    with contextlib.suppress(OSError, ValueError):
+    "The recorded hashes beside archives; empty when there are none. Raises OSError where the disk refuses."
+    try:
         data = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return data if isinstance(data, dict) else {}
-    return {}
+    except (OSError, ValueError) as error:
+        if disk_refuses(error):
+            raise
+        return {}
+
+
+def archives_of(folder: Path, name: str, listed: list) -> list:
+    "One archive, or all its parts; empty when it is not there. Raises Unclear for a doubt about which is meant."
+    check_parts([file for file in listed if (piece := PIECE.fullmatch(file)) and folded(piece["name"]) == folded(name)])
+    mine = {file: part for file in listed if (part := part_name(file)) and folded(part.name) == folded(name)}
+    for file in mine:
+        if not file_there(folder / file) and not (folder / file).is_dir():
+            raise SourceError(f"{folder / file}: {absent(folder / file)}. Put the archive itself there.")
+    whole = [file for suffix in SUFFIXES for file in sorted(mine, key=lambda f: (f != name + suffix, f))
+             if not mine[file].number and file.lower().endswith(suffix) and file_there(folder / file)]
+    if whole:
+        same = [file for file in whole if whole[0].lower().endswith(Path(file).suffix.lower())]
+        if len(same) > 1 and len({file_sha256(folder / file) for file in same}) > 1:
+            raise Unclear(f"{folder}: {' and '.join(same[:2])} are both there, and they differ. Delete or move the one that "
+                          "is not meant.")
+        return [folder / whole[0]]
+    downloads = sorted({part.download for part in mine.values()})
+    if len(downloads) > 1:
+        first = [next(file for file in sorted(mine) if mine[file].download == download) for download in downloads]
+        raise Unclear(f"{folder}: {' and '.join(first[:2])} are parts of two downloads. Keep the parts of one.")
+    check_parts(list(mine))
+    return [folder / file for file in sorted(mine, key=lambda f: (mine[f].number, f))]
 
 
 def archives_in(folder: Path, names: tuple) -> list:
-    "The archives of these names, whatever their suffix; empty when one is missing."
-    found = [next((folder / (n + s) for s in SUFFIXES if (folder / (n + s)).is_file()), None) for n in names]
-    return found if all(found) else []
+    "The archives of these names, whatever their suffix, with all their parts; empty when one is missing."
+    with naming(folder):
+        listed = sorted(os.listdir(folder)) if folder.is_dir() else []
+    found = [archives_of(folder, name, listed) for name in names]
+    return [path for paths in found for path in paths] if all(found) else []
 
 # %% ../../nbs/fetch/03_job.ipynb #73bc189d
 def copy_verified(source: Path, target: Path, expected: str = "") -> str:  # sha256
     "Copy a file and hash it on the way, under a temporary name until it is whole. Raises SourceError for a wrong hash."
     part, digest = Path(f"{target}.part"), hashlib.sha256()
-    with open(source, "rb") as file, open(part, "wb") as out:
+    with naming(source), open(source, "rb") as file, open(part, "wb") as out:
         while piece := file.read(1 << 20):
             digest.update(piece)
-            out.write(piece)
+            with naming(part):
+                out.write(piece)
     if expected and digest.hexdigest() != expected:
         part.unlink()
         raise SourceError(f"{source}: not the file that was recorded (sha256 {digest.hexdigest()[:12]}, expected "
@@ -227,10 +332,14 @@ def pack(folder: Path, task: str, target: Path) -> str:  # sha256
 def save_archives(to: Path, drive: Path, say, renew: bool = False) -> None:
     "Put the set on Drive, if it is not there. A Drive that fails costs a warning, not the run."
     manifest = file_sha256(to / MANIFEST)
-    record, have = read_record(drive), archives_in(drive, EACH)
+    try:
+        record, have, own = read_record(drive), archives_in(drive, EACH), archives_in(drive, OWN)
+    except (OSError, InputError) as error:  # what is there is not understood, so it stays as it is
+        words = why_unreadable(drive, error, "") if isinstance(error, OSError) else str(error)
+        return say(f"WARNING: nothing is kept there for the next session: {words}")
     if record.get("manifest") == manifest and have and not renew:
         return
-    if not renew and (archives_in(drive, OWN) or have and not record):
+    if not renew and (own or have and not record):
         return  # a person's own archives are not ours to replace, and minis.zip is what the next session reads
     if have and record.get("manifest") and not renew:  # a smaller copy must not take the place of the set it is of
         return say(f"WARNING: {drive} keeps the archives of another set, which stay; this one is not kept. To keep it instead, "
@@ -303,13 +412,15 @@ class Job:
 # %% ../../nbs/fetch/03_job.ipynb #0a923667
 def from_archives(job: Job, archives: dict, origin: str) -> Path:  # the staged set
     "Unpack local archives (path -> the name to use in messages) and make a canonical set of them."
-    folders = []
-    for name in ("unpacked", "gathered", "staged"):
+    folders = {}
+    check_parts([file_name(known_as) for known_as in archives.values()])
+    for name in ("unpacked", "gathered", "gathered_together", "staged"):
         shutil.rmtree(job.work / name, ignore_errors=True)
     for archive, known_as in archives.items():
         try:
-            folders.append(unpack(archive, job.work / "unpacked" / str(len(folders))))
+            folders[unpack(archive, job.work / "unpacked" / str(len(folders)))] = known_as
         except SourceError as error:  # a local copy's name tells a person nothing
             raise SourceError(known_as + str(error).removeprefix(archive.name)) from error
-    raw = gather(folders, job.work / "gathered")
+    raw, sources = gather(folders, job.work / "gathered", job.say)
+    origin = f"{origin} ({sources})" if sources else origin
     return make_canonical(raw, job.work / "staged", job.max_side, origin, job.det_classes)

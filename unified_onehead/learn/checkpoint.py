@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from ..core.files import InputError, replace_file
+from ..core.files import InputError, absent, file_there, replace_file
+from ..core.weights import broken_values, in_words, read_saved
 from ..core.config import BOXES_ALONE, Config, current_names, from_dict, to_dict
 from ..model.backbone import BACKBONES, freeze
 from ..model.net import OneHead
@@ -97,6 +98,21 @@ def save_model(
     torch.save(state, buffer)
     replace_file(path, buffer.getbuffer())  # a disk that refuses raises OSError here; torch's own writer would say RuntimeError
 
+# %% ../../nbs/learn/06_checkpoint.ipynb #80f538d6
+def rebuilt(saved: dict, path: str) -> tuple:  # network, configuration
+    "The network that a file describes, with its tensors. Raises InputError for a backbone that is not known here."
+    config = current_names(saved["config"])
+    cfg = from_dict({**config, "run": {**BOXES_ALONE, **config["run"]}})
+    if saved["backbone"] not in BACKBONES:
+        raise InputError(f"{path}: its backbone {saved['backbone']!r} is not one of {', '.join(BACKBONES)}. Import the module "
+                         "that adds it to BACKBONES first.")
+    backbone = BACKBONES[saved["backbone"]]()
+    if saved["frozen"]:
+        freeze(backbone, -1 if saved["frozen"] == backbone.steps else saved["frozen"] - 1)
+    net = OneHead(backbone, class_counts(saved["classes"]), cfg.net.width, cfg.net.fused_stride)
+    net.load_state_dict(saved["state_dict"])
+    return net, cfg
+
 # %% ../../nbs/learn/06_checkpoint.ipynb #3f766bd6
 class NotReadableNow(InputError):
     "A file that the disk refuses to read at the moment; it may be whole, so nothing may be put in its place."
@@ -120,29 +136,24 @@ def load_model(
     tuple[OneHead, Config, dict, dict]
         network in eval, configuration, class names, the whole file
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such model. A run writes runs/<name>/model.pt.")
     try:
+        if not file_there(path):
+            raise InputError(f"{path}: {absent(path, 'no such model')}. A run writes runs/<name>/model.pt.")
         content = Path(path).read_bytes()
+        saved = read_saved(io.BytesIO(content), str(path))
     except OSError as error:
         raise NotReadableNow(f"{path}: cannot be read now ({error}). Drive and network folders refuse a file now and then: "
                              "repeat the command, or run the cell again.") from error
-    try:
-        saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # damage shows as EOFError, RuntimeError, OSError or UnpicklingError
-        raise InputError(f"{path}: cannot be read as a model ({type(error).__name__}); the file is damaged or was not "
-                         "written by `unified-onehead run`.") from error
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
-        raise InputError(f"{path}: is not a {FORMAT} model; it may hold the weights of another network. "
+        raise InputError(f"{path}: is not a {FORMAT} model; it holds {in_words(saved)}, perhaps the weights of another network. "
                          "Evaluate a model.pt that `unified-onehead run` has written.")
-    config = current_names(saved["config"])
-    cfg = from_dict({**config, "run": {**BOXES_ALONE, **config["run"]}})
-    if saved["backbone"] not in BACKBONES:
-        raise InputError(f"{path}: its backbone {saved['backbone']!r} is not one of {', '.join(BACKBONES)}. Import the module "
-                         "that adds it to BACKBONES first.")
-    backbone = BACKBONES[saved["backbone"]]()
-    if saved["frozen"]:
-        freeze(backbone, -1 if saved["frozen"] == backbone.steps else saved["frozen"] - 1)
-    net = OneHead(backbone, class_counts(saved["classes"]), cfg.net.width, cfg.net.fused_stride)
-    net.load_state_dict(saved["state_dict"])
+    try:
+        net, cfg = rebuilt(saved, str(path))
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # somebody's hand, or a file of another version
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise InputError(f"{path}: says that it is a {FORMAT} model, but its parts do not fit each other ({reason}). Take the "
+                         "file that the run has written.") from error
+    wrong = broken_values(saved["state_dict"])
+    if wrong:
+        raise InputError(f"{path}: {wrong}: the file is broken, or its training broke down. Take another model, or train anew.")
     return net.eval().to(device), cfg, saved["classes"], saved

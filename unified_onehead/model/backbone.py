@@ -16,7 +16,8 @@ from efficientnet_pytorch import EfficientNet
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ..core.files import InputError, file_sha256
+from ..core.files import TRY_AGAIN, InputError, absent, disk_refuses, file_sha256, file_there, naming
+from ..core.weights import broken_values, in_words, read_saved, tensor_dicts, the_one, usual_prefix, wrapped
 
 # %% ../../nbs/model/00_backbone.ipynb #fb22a45a
 NORMS = (nn.BatchNorm2d,)
@@ -324,54 +325,75 @@ def folded_trunk(
 
 # %% ../../nbs/model/00_backbone.ipynb #640b2da1
 def read_state(
-    path: str,  # a file written by torch.save: a state dict, or {"state_dict": ...}
+    path: str,  # a file written by torch.save: a state dict, alone or in a dict with other things
     sha256: str = "",  # what its hash must be; empty accepts any
-) -> "tuple[dict, str]":  # tensors by name, and the sha256
-    """Read a state dict safely. Raises InputError naming the file.
+) -> "tuple[dict, str]":  # what it holds, for `match_backbone`, and the sha256
+    """Read a file of weights safely. Raises InputError that says what it is instead.
 
     Parameters
     ----------
     path : str
-        a file written by torch.save: a state dict, or {"state_dict": ...}
+        a file written by torch.save: a state dict, alone or in a dict with other things
     sha256 : str, default ""
         what its hash must be; empty accepts any
 
     Returns
     -------
     tuple[dict, str]
-        tensors by name, and the sha256
+        what it holds, for `match_backbone`, and the sha256
     """
-    if not Path(path).is_file():
-        raise InputError(f"weights {path}: no such file. Use --weights imagenet, --weights none, or the path of a state dict.")
     try:
+        if not file_there(path):
+            raise InputError(f"weights {path}: {absent(path)}. Use --weights imagenet, --weights none, or the path of a state "
+                             "dict.")
         found = file_sha256(path)
+        if sha256 and found != sha256:
+            raise InputError(f"weights {path}: sha256 is {found}, expected {sha256}. Download the file again.")
+        with naming(path), open(path, "rb") as file:
+            state = read_saved(file, path, "weights ")
     except OSError as error:
-        raise InputError(f"weights {path}: cannot be read ({error.strerror}).") from error
-    if sha256 and found != sha256:
-        raise InputError(f"weights {path}: sha256 is {found}, expected {sha256}. Download the file again.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises EOFError, RuntimeError, OSError or UnpicklingError for damaged files
-        raise InputError(f"weights {path}: cannot be read as a state dict ({type(error).__name__}). It is damaged or was not "
-                         "written by torch.save.") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise InputError(f"weights {path}: holds no state dict of tensors.")
+        remedy = TRY_AGAIN if disk_refuses(error) else "Check its permissions, or copy it to another folder."
+        raise InputError(f"weights {path}: cannot be read ({error.strerror or error}). {remedy}") from error
+    if not tensor_dicts(state):
+        raise InputError(f"weights {path}: holds no state dict of tensors, but {in_words(state)}.")
     return state, found
+
+# %% ../../nbs/model/00_backbone.ipynb #db365b00
+def find_backbone(saved: dict, path: str, first: str = "auto") -> tuple:  # name, tensors by our names, which part of the file
+    "What `match_backbone` does, and in words where in the file the tensors stand; empty where they are all that it holds."
+    states, reasons = tensor_dicts(saved), []
+    for name, kind in sorted(BACKBONES.items(), key=lambda entry: entry[0] != first):
+        template = kind().state_dict()
+        own, shapes = {k.removeprefix("body."): k for k in template}, {k: v.shape for k, v in template.items()}
+        fits = [(entries, *fit) for entries, state in states for fit in wrapped(state, own, shapes)]
+        if fits:
+            entries, prefix, ours = the_one(fits, saved, path, kind.title)
+            wrong = broken_values({k.removeprefix("body."): v.to(template[k].dtype) for k, v in ours.items()})
+            if wrong:
+                raise InputError(f"weights {path}: {wrong}: the file is broken, or its training broke down. Give another one.")
+            place = [f"its entry {' / '.join(entries)}"] * (entries not in ((), ("state_dict",)))
+            place += [f"names that begin with {prefix}"] * (not usual_prefix(prefix))
+            return name, ours, f" ({', '.join(place)})" if place else ""
+        best = max(({k.removeprefix("module."): v.shape for k, v in state.items()} for _, state in states),
+                   key=lambda names: len(names.keys() & own.keys()))
+        missing = [k for k in own if best.get(k) != shapes[own[k]] and not k.endswith("num_batches_tracked")]
+        reasons.append(f"{name}: {len(missing)} of {len(own)} tensors missing or of another shape, first {missing[0]}")
+    raise InputError(f"weights {path}: these are weights of another network ({'; '.join(reasons)}). Give a state dict of "
+                     f"{' or '.join(kind.title for kind in BACKBONES.values())}, as the library saves it.")
 
 # %% ../../nbs/model/00_backbone.ipynb #bb2e85bf
 def match_backbone(
-    state: dict,  # tensors by name
+    state: dict,  # tensors by name, or dicts that hold such
     path: str,  # named in the message
     first: str = "auto",  # a key of BACKBONES that is tried before the others: two entries may have the same tensors
 ) -> "tuple[str, dict]":  # backbone's name, and the tensors by our names
     """Find the declared backbone that a state dict belongs to; a classifier in it does not matter. Raises InputError for weights
-    of another network.
+    of another network, for broken ones, and where several fit that differ.
 
     Parameters
     ----------
     state : dict
-        tensors by name
+        tensors by name, or dicts that hold such
     path : str
         named in the message
     first : str, default "auto"
@@ -382,20 +404,7 @@ def match_backbone(
     tuple[str, dict]
         backbone's name, and the tensors by our names
     """
-    reasons = []
-    for name, kind in sorted(BACKBONES.items(), key=lambda entry: entry[0] != first):
-        template = kind().state_dict()
-        own = {k.removeprefix("body."): k for k in template}
-        ours = {}
-        for prefix, lead in (("", ""), ("module.", ""), ("", "features.")):  # as saved, from DataParallel, features alone
-            names = {k: own.get(lead + k.removeprefix(prefix)) for k in state}
-            ours = ours or {names[k]: v for k, v in state.items() if names[k] and v.shape == template[names[k]].shape}
-        missing = [k for k in own if own[k] not in ours and not k.endswith("num_batches_tracked")]
-        if not missing:
-            return name, ours
-        reasons.append(f"{name}: {len(missing)} of {len(own)} tensors missing or of another shape, first {missing[0]}")
-    raise InputError(f"weights {path}: these are weights of another network ({'; '.join(reasons)}). Give a state dict of "
-                     f"{' or '.join(kind.title for kind in BACKBONES.values())}, as the library saves it.")
+    return find_backbone(state, path, first)[:2]
 
 
 def survived(
@@ -452,12 +461,12 @@ def build_backbone(
         raise InputError(f"backbone={backbone}: one of auto, {', '.join(BACKBONES)}.")
     if weights != "none" and frozen_blocks is None:
         raise ValueError("frozen_blocks: say how many blocks of the pretrained backbone to freeze, or -1 for all of it")
-    name, state, found = backbone, {}, ""
+    name, state, found, part = backbone, {}, "", ""
     if weights == "imagenet":
         name, state, found = load_imagenet("efficientnet_b0" if backbone == "auto" else backbone)
     elif weights != "none":
         raw, found = read_state(weights, sha256)
-        name, state = match_backbone(raw, weights, backbone)
+        name, state, part = find_backbone(raw, weights, backbone)
         if backbone not in ("auto", name):
             raise InputError(f"weights {weights}: belong to {name}, but backbone={backbone} was asked for.")
     net = BACKBONES["efficientnet_b0" if name == "auto" else name]()
@@ -468,7 +477,7 @@ def build_backbone(
         for module in net.modules():  # without pretrained statistics a run of a few hundred steps needs a quick average
             if isinstance(module, NORMS):
                 module.momentum = 0.1
-    label = weights if weights in ("imagenet", "none") else Path(weights).name
+    label = weights if weights in ("imagenet", "none") else Path(weights).name + part
     return net, {"name": label, "sha256": found, "backbone": "efficientnet_b0" if name == "auto" else name}, state
 
 # %% ../../nbs/model/00_backbone.ipynb #245e05da
