@@ -43,6 +43,8 @@ class CheckReport:
         what was handled and should be known
     as_stored : dict, default dict()
         task -> labelled pictures whose EXIF tag was not followed
+    reading : list, default list()
+        how each set was read: folders, label files, splits
     """
     root: str  # the folder
     counts: dict = field(default_factory=dict)  # task -> split -> images, negatives, crowds, classes
@@ -52,6 +54,7 @@ class CheckReport:
     problems: list = field(default_factory=list)  # what makes training wrong
     warnings: list = field(default_factory=list)  # what was handled and should be known
     as_stored: dict = field(default_factory=dict)  # task -> labelled pictures whose EXIF tag was not followed
+    reading: list = field(default_factory=list)  # how each set was read: folders, label files, splits
 
     @property
     def ok(self) -> bool:

@@ -82,8 +82,9 @@ def gather(
     "Lay archives together and find the datasets. Raises SourceError when one is nowhere, or when several sets are there."
     merger = Merger(OURS)
     one_tree(unpacked, root, merger)
-    whole = []
-    for place in places(root):
+    found = all_found(root)
+    whole = [root.joinpath(os.path.commonpath([folder.parent for folder in found.values()]))] if len(found) == len(TASKS) else []
+    for place in places(root) if not whole else ():
         if not any(place.is_relative_to(other) for other in whole) and len(all_found(place)) == len(TASKS):
             whole.append(place)
     if len(whole) > 1:
