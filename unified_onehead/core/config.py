@@ -52,7 +52,7 @@ class DataConfig:
     cache : str, default "ram"
         ram | disk | none: where decoded images are kept; changes time and memory, no result
     cache_gb : float, default 0.0
-        room for them in GB (10^9 bytes); 0: half of what is free, in memory at most 2
+        room for them in GB (10^9 bytes); 0: half of what is free, in memory at most 1.5
     """
     root: str = ""  # folder with the three minis; empty: synthetic minis are made in `synthetic_dir`
     synthetic_dir: str = "data/synthetic_minis"  # where the synthetic minis are written; size and seed are added to the name
@@ -65,7 +65,7 @@ class DataConfig:
     size: int = 256  # input side in pixels, a multiple of 32; larger finds smaller objects and costs its square
     workers: int = 0  # loader processes; 0 on small CPUs, where they would take the trainer's cores
     cache: str = "ram"  # ram | disk | none: where decoded images are kept; changes time and memory, no result
-    cache_gb: float = 0.0  # room for them in GB (10^9 bytes); 0: half of what is free, in memory at most 2
+    cache_gb: float = 0.0  # room for them in GB (10^9 bytes); 0: half of what is free, in memory at most 1.5
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ..core.config import Config
 from .records import Record, Sample, fit_long_side, load_sample
 
 # %% ../../nbs/data/01_cache.ipynb #7c089f9c
-MOST = 2_000_000_000  # bytes of memory kept without being asked: ten times what the assignment's images take, and no more than a laptop spares
+MOST = 1_500_000_000  # bytes of memory kept without being asked: more than the assignment's images take; a run stays under 3 GB
 
 
 def group_free(
