@@ -18,8 +18,7 @@ from ..core.config import IGNORE, TASKS, TASK_TITLES
 from .records import UNDECODABLE, Record
 from .synthetic import FOLDERS
 from .likeness import shared_images
-from .sources import SPLITS, find_mini, image_files, located, read_task, unread
-from .coco import read_coco
+from .sources import SPLITS, find_mini, image_files, read_located, read_task, unread
 
 # %% ../../nbs/data/10_check.ipynb #6682d800
 @dataclass
@@ -232,7 +231,7 @@ def bare_classes(folder: Path) -> list:  # problems
 
 def left_out_names(folder: Path, names: list) -> list:
     "Categories of the label files that are not among the chosen ones."
-    found = {name for split in SPLITS for _, labels in read_coco(*located(folder, "det", split))[0] for name in labels}
+    found = {name for split in SPLITS for _, labels in read_located(folder, split)[0] for name in labels}
     return sorted(found - set(names))
 
 # %% ../../nbs/data/10_check.ipynb #2d38fd4b

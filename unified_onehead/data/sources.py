@@ -17,7 +17,7 @@ from ..core.config import TASKS, TASK_TITLES, Config
 from .records import Minis, Record
 from .synthetic import FOLDERS, make_synthetic
 from .classes import WNIDS, nearest, seg_names
-from .coco import read_coco
+from .coco import in_folder, read_coco, why_no_class
 from .likeness import find_leaks
 
 # %% ../../nbs/data/09_sources.ipynb #0845e908
@@ -219,17 +219,23 @@ def check_known(
     return [f"detection: {s} has no box called {name!r}" for name in known for s in parts if name not in there[s]]
 
 # %% ../../nbs/data/09_sources.ipynb #f174070b
+def read_located(folder: Path, split: str) -> tuple:
+    "One split of detection, of a dataset as `located` finds it."
+    file, images = located(folder, "det", split)
+    return read_coco(file, in_folder(images), folder=images)
+
+
 def read_det(
     folder: Path,  # the dataset
     splits: tuple,  # which splits to read
     known: tuple = (),  # class names that fix the numbering; empty: default_names
 ) -> tuple:  # split -> records, names, notes
     "Read detection. Images without a box of the chosen classes stay, as negatives."
-    read = {split: read_coco(*located(folder, "det", split)) for split in splits}
+    read = {split: read_located(folder, split) for split in splits}
     parts, notes = {split: pairs for split, (pairs, _) in read.items()}, [n for _, more in read.values() for n in more]
     names, more = (list(known), check_known(folder, known, parts)) if known else default_names(parts)
     if not names:
-        raise InputError(f"{folder}: no class has a box in every split. Check the label files.")
+        raise InputError(f"{folder}: no class has a box in every split: {why_no_class(parts)}. Check the label files.")
     numbers, records = {name: number for number, name in enumerate(names)}, {split: [] for split in splits}
     for split, pairs in parts.items():
         for record, labels in pairs:
