@@ -16,7 +16,9 @@ from ..core.files import InputError
 from ..core.config import TASKS, TASK_TITLES, Config
 from ..core.images import read_mask
 from .records import Minis, Record
-from .synthetic import make_synthetic
+from .synthetic import FOLDERS, make_synthetic
+from .classes import WNIDS, nearest, seg_names
+from .coco import in_folder, read_coco, why_no_class
 from .likeness import find_leaks
 from .coco import read_coco, why_no_class
 from .yolo import read_yolo
@@ -175,28 +177,10 @@ def choose_names(folder: Path, known: tuple, parts: dict) -> tuple:  # names, no
     return names, notes
 
 # %% ../../nbs/data/09_sources.ipynb #f174070b
-def det_pairs(
-    found: Found,  # the dataset
-    part: Part,  # one split of it
-    options: dict,  # what the user settled
-) -> tuple:  # list of (Record, name of each box), list of notes
-    "The labelled images of one split of detection."
-    pairs, notes = [], list(part.notes)
-    if part.texts:
-        names, points = label_names(found.names_file, found.folder)
-        pairs, said = read_yolo(part.images, names, part.texts.get, options.get("exif", ""), points)
-        notes += said
-    for piece in part.pieces:
-        every = [p for other in [part, *found.parts.values()] for p in other.pieces if p.labels.path == piece.labels.path]
-        paths = {name: found.folder.joinpath(*folder, file) for p in every for name, (folder, file) in p.placed.items()}
-        more, said = read_coco(piece.labels.path, paths.get, options.get("det_names"), found.folder,
-                               options.get("exif", ""))
-        own = {str(found.folder.joinpath(*folder, file)) for folder, file in piece.placed.values()}
-        pairs += [pair for pair in more if pair[0].path in own]
-        notes += said
-    if len(part.pieces) > 1 or len({record.image_id for record, _ in pairs}) < len(pairs):  # ids hold within one file only
-        pairs = [(replace(record, image_id=k), names) for k, (record, names) in enumerate(pairs, 1)]
-    return pairs, notes
+def read_located(folder: Path, split: str) -> tuple:
+    "One split of detection, of a dataset as `located` finds it."
+    file, images = located(folder, "det", split)
+    return read_coco(file, in_folder(images), folder=images)
 
 
 def read_det(
@@ -207,14 +191,14 @@ def read_det(
     share: float = 0.0,  # of train that becomes val, where val is not among the parts
 ) -> tuple:  # split -> records, names, notes
     "Read detection. Images without a box of the chosen classes stay, as negatives."
-    read = {split: det_pairs(found, part, options or {}) for split, part in parts.items()}
-    pairs, notes = {split: pairs for split, (pairs, _) in read.items()}, [n for _, more in read.values() for n in more]
-    if share:
-        pairs = divide(pairs["train"], share, lambda pair: (pair[0].path, set(pair[1])))
-    names, more = choose_names(found.folder, tuple(known), pairs)
-    numbers, records = {name: number for number, name in enumerate(names)}, {split: [] for split in pairs}
-    for split, part in pairs.items():
-        for record, labels in part:
+    read = {split: read_located(folder, split) for split in splits}
+    parts, notes = {split: pairs for split, (pairs, _) in read.items()}, [n for _, more in read.values() for n in more]
+    names, more = (list(known), check_known(folder, known, parts)) if known else default_names(parts)
+    if not names:
+        raise InputError(f"{folder}: no class has a box in every split: {why_no_class(parts)}. Check the label files.")
+    numbers, records = {name: number for number, name in enumerate(names)}, {split: [] for split in splits}
+    for split, pairs in parts.items():
+        for record, labels in pairs:
             kept = [k for k, label in enumerate(labels) if label in numbers]
             records[split].append(replace(record, boxes=[record.boxes[k] for k in kept], labels=[
                 numbers[labels[k]] for k in kept], crowd=[record.crowd[k] for k in kept]))
