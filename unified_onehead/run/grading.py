@@ -255,6 +255,8 @@ def grade_folder(
 
     files = [cell_text(student.file) for student in students]
     for student, file in zip(students, files):
+        if student.path and (empty := cell_text(student.name + "/")) in table:  # handed in since: remarks beside the row stay
+            table[file] = table.pop(empty)
         old, checksum = table.get(file, {}), checksum_of(student) if student.path else ""
         new = not checksum or old.get("error") or (old.get("checksum"), old.get("settings")) != (checksum, bench.settings)
         if new:
