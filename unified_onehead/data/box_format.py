@@ -214,8 +214,11 @@ def foreign_format(
         return None
     if declared != "xywh":
         return by_image(boxes, declared)
-    return (by_fractions(boxes) or by_polygons(boxes, declared) or by_areas(boxes) or by_limits(boxes)
-            or by_image(boxes, declared))
+    found = by_fractions(boxes) or by_polygons(boxes, declared) or by_areas(boxes)
+    known = np.isfinite(boxes.outlines).all(1).sum()
+    if found or (known and agreeing(boxes, declared).sum() >= 0.9 * known):  # polygons say more than the image's edges
+        return found
+    return by_limits(boxes) or by_image(boxes, declared)
 
 # %% ../../nbs/data/05_box_format.ipynb #83fb9c06
 def looks_shrunk(

@@ -16,7 +16,9 @@ from ..core.images import naming
 from .records import Decoded, Record, decode_record
 from .synthetic import FOLDERS
 from .likeness import shared_images
-from .sources import SPLITS, find_mini, image_files, read_located, read_task, unread
+from .tree import SPLITS, image_files, unread, walk
+from .labels import read_layout
+from .sources import read_task
 
 # %% ../../nbs/data/10_check.ipynb #6682d800
 @dataclass
@@ -224,12 +226,6 @@ def bare_classes(folder: Path) -> list:  # problems
               if place.is_dir() and not place.name.startswith(".")]
     return [f"classification: {words}; the class has no other picture in {split}" for split, place in places
             if (words := unread(place)) and not image_files(place)]
-
-
-def left_out_names(folder: Path, names: list) -> list:
-    "Categories of the label files that are not among the chosen ones."
-    found = {name for split in SPLITS for _, labels in read_located(folder, split)[0] for name in labels}
-    return sorted(found - set(names))
 
 # %% ../../nbs/data/10_check.ipynb #2d38fd4b
 def check_minis(

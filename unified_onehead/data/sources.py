@@ -16,13 +16,11 @@ from ..core.files import InputError
 from ..core.config import TASKS, TASK_TITLES, Config
 from ..core.images import read_mask
 from .records import Minis, Record
-from .synthetic import FOLDERS, make_synthetic
-from .classes import WNIDS, nearest, seg_names
-from .coco import in_folder, read_coco, why_no_class
+from .synthetic import make_synthetic
 from .likeness import find_leaks
 from .coco import read_coco, why_no_class
 from .yolo import read_yolo
-from .classes import WNIDS, nearest, seg_names
+from .classes import WNIDS, nearest, seg_reading
 from .tree import SPLITS, Tree, file_split, path_split, told, unread, walk
 from .labels import Part, label_names, read_layout
 from .layouts import Found, find_parts
@@ -177,10 +175,28 @@ def choose_names(folder: Path, known: tuple, parts: dict) -> tuple:  # names, no
     return names, notes
 
 # %% ../../nbs/data/09_sources.ipynb #f174070b
-def read_located(folder: Path, split: str) -> tuple:
-    "One split of detection, of a dataset as `located` finds it."
-    file, images = located(folder, "det", split)
-    return read_coco(file, in_folder(images), folder=images)
+def det_pairs(
+    found: Found,  # the dataset
+    part: Part,  # one split of it
+    options: dict,  # what the user settled
+) -> tuple:  # list of (Record, name of each box), list of notes
+    "The labelled images of one split of detection."
+    pairs, notes = [], list(part.notes)
+    if part.texts:
+        names, points = label_names(found.names_file, found.folder)
+        pairs, said = read_yolo(part.images, names, part.texts.get, options.get("exif", ""), points)
+        notes += said
+    for piece in part.pieces:
+        every = [p for other in [part, *found.parts.values()] for p in other.pieces if p.labels.path == piece.labels.path]
+        paths = {name: found.folder.joinpath(*folder, file) for p in every for name, (folder, file) in p.placed.items()}
+        more, said = read_coco(piece.labels.path, paths.get, options.get("det_names"), found.folder,
+                               options.get("exif", ""))
+        own = {str(found.folder.joinpath(*folder, file)) for folder, file in piece.placed.values()}
+        pairs += [pair for pair in more if pair[0].path in own]
+        notes += said
+    if len(part.pieces) > 1 or len({record.image_id for record, _ in pairs}) < len(pairs):  # ids hold within one file only
+        pairs = [(replace(record, image_id=k), names) for k, (record, names) in enumerate(pairs, 1)]
+    return pairs, notes
 
 
 def read_det(
@@ -191,14 +207,14 @@ def read_det(
     share: float = 0.0,  # of train that becomes val, where val is not among the parts
 ) -> tuple:  # split -> records, names, notes
     "Read detection. Images without a box of the chosen classes stay, as negatives."
-    read = {split: read_located(folder, split) for split in splits}
-    parts, notes = {split: pairs for split, (pairs, _) in read.items()}, [n for _, more in read.values() for n in more]
-    names, more = (list(known), check_known(folder, known, parts)) if known else default_names(parts)
-    if not names:
-        raise InputError(f"{folder}: no class has a box in every split: {why_no_class(parts)}. Check the label files.")
-    numbers, records = {name: number for number, name in enumerate(names)}, {split: [] for split in splits}
-    for split, pairs in parts.items():
-        for record, labels in pairs:
+    read = {split: det_pairs(found, part, options or {}) for split, part in parts.items()}
+    pairs, notes = {split: pairs for split, (pairs, _) in read.items()}, [n for _, more in read.values() for n in more]
+    if share:
+        pairs = divide(pairs["train"], share, lambda pair: (pair[0].path, set(pair[1])))
+    names, more = choose_names(found.folder, tuple(known), pairs)
+    numbers, records = {name: number for number, name in enumerate(names)}, {split: [] for split in pairs}
+    for split, part in pairs.items():
+        for record, labels in part:
             kept = [k for k, label in enumerate(labels) if label in numbers]
             records[split].append(replace(record, boxes=[record.boxes[k] for k in kept], labels=[
                 numbers[labels[k]] for k in kept], crowd=[record.crowd[k] for k in kept]))
@@ -212,6 +228,15 @@ def divide(pairs: list, share: float, key) -> dict:  # train and val -> their pa
     return {"train": [pair for pair in pairs if key(pair)[0] not in val], "val": [pair for pair in pairs if key(pair)[0] in val]}
 
 # %% ../../nbs/data/09_sources.ipynb #12fd65e1
+def count_pixels(masks: list, most: int = 200) -> Counter:  # value -> pixels
+    "The values in masks, in at most so many of them, spread over the list."
+    count = Counter()
+    for path in masks[::max(1, len(masks) // most)]:
+        values, pixels = read_mask(str(path)).unique(return_counts=True)
+        count.update(dict(zip(values.tolist(), pixels.tolist())))
+    return count
+
+
 def read_seg(
     found: Found,  # the dataset
     parts: dict,  # split -> Part
@@ -221,7 +246,8 @@ def read_seg(
 ) -> tuple:  # split -> records, names, notes
     "Read segmentation. Raises InputError when the names differ from `known`."
     options = options or {}
-    names, records, notes = seg_names(found.folder), {}, []
+    masks = [mask for part in parts.values() for mask in part.masks]
+    names, records, notes = seg_reading(found.folder, lambda: count_pixels(masks), options.get("seg_classes", "")), {}, []
     if known and list(known) != names:
         raise InputError(f"{found.folder}: its classes ({', '.join(names[:4])}, ..) are not those of the network "
                          f"({', '.join(list(known)[:4])}, ..). Use the data that it was trained for.")
