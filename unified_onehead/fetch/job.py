@@ -83,7 +83,7 @@ def gather(
     merger = Merger(OURS)
     one_tree(unpacked, root, merger)
     found = all_found(root)
-    whole = [root.joinpath(os.path.commonpath([folder.parent for folder in found.values()]))] if len(found) == len(TASKS) else []
+    whole = [Path(os.path.commonpath([folder.parent for folder in found.values()]))] if len(found) == len(TASKS) else []
     for place in places(root) if not whole else ():
         if not any(place.is_relative_to(other) for other in whole) and len(all_found(place)) == len(TASKS):
             whole.append(place)
