@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/data/07_yolo.ipynb #afa72a50
+# %% ../../nbs/data/07_yolo.ipynb #fe889b97
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def load_yaml(path: Path):
         said = " ".join(str(error).split())
         raise InputError(f"{path}: not readable as YAML ({said:.200}). Export it again, or mend the line.") from error
 
-# %% ../../nbs/data/07_yolo.ipynb #539ada7b
+# %% ../../nbs/data/07_yolo.ipynb #ebfddbf1
 def listed_names(names, path: Path) -> list:
     "Class names by number. Raises InputError for what leaves a number without a name, or gives two numbers one."
     if isinstance(names, dict):
@@ -68,7 +69,7 @@ def yolo_names(
     if "nc" in data and data["nc"] != str(len(names)):
         raise InputError(f"{path}: says nc: {data['nc']}, and has {len(names)} names. Correct one of them.")
     shape = data.get("kpt_shape") or ["0", "0"]
-    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, str) and n.isdecimal() and len(n) < 5 for n in shape):
+    if not isinstance(shape, list) or len(shape) != 2 or not all(re.fullmatch("[0-9]{1,4}", str(n)) for n in shape):
         raise InputError(f"{path}: kpt_shape {shape!r:.60} is not two numbers, of points and of values of each. Correct it.")
     return {"names": names, **{key: data[key] for key in ("path", "train", "val", "test", "kpt_shape") if data.get(key)}}
 
