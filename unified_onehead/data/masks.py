@@ -172,11 +172,12 @@ def seg_parts(tree: Tree, options: dict) -> dict:  # split -> Part
         part.masks += [tree.path(masks, found[name]) for name in sorted(found)]
         words = f"masks beside them in {listed([folder])}" if folder == masks else f"{listed([folder])} with {listed([masks])}"
         part.where += (", " if part.where else "") + words
-        bare = len(tree.images[folder]) - len(found) - (len(set(found.values())) if folder == masks else 0)
-        pngs = sum(name.lower().endswith(".png") for name in tree.images[masks])
-        alone = 0 if folder == masks else pngs - len(set(found.values()))
-        part.notes += [f"segmentation: {number} {what} and are left out of {split}" for number, what in (
-            (bare, "images have no mask"), (alone, "masks have no image")) if number > 0]
+        used = {*found, *(found.values() if folder == masks else ())}
+        bare = [name for name in tree.images[folder] if name not in used]
+        taken = {*found.values()}
+        alone = [n for n in tree.images[masks] if n.lower().endswith(".png") and n not in taken] if folder != masks else []
+        part.notes += [f"segmentation: {len(names)} {what} and are left out of {split} (the first: {names[0]})"
+                       for names, what in ((bare, "images have no mask"), (alone, "masks have no image")) if names]
     if {*parts} == {"all"}:
         return by_lists(tree, options, parts["all"]) or parts
     return parts
