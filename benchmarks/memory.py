@@ -30,7 +30,8 @@ POOL, SIDES, CLASSES = 60, (500, 375), 10
 TASKS = {"det": "mini_coco_det", "seg": "mini_voc_seg", "cls": "imagenette_160"}
 STEPS = {  # step -> what is measured, records
     "read": ("reading", (2_000, 10_000, 100_000)), "check": ("decoding every image", (2_000, 10_000)),
-    "search": ("pictures in two sets", (2_000, 10_000, 20_000)), "start": ("all of it, up to the first step", (2_000, 10_000, 100_000))}
+    "search": ("pictures in two sets", (2_000, 10_000, 20_000)),
+    "start": ("all of it, up to the first step", (2_000, 10_000, 100_000))}
 
 
 def picture(key: "list[int]") -> Image.Image:  # 500 x 375
@@ -87,8 +88,8 @@ def make_set(pools: Path, root: Path, records: int) -> None:
                 labels = {"images": [{"id": k + 1, "file_name": f"{first + k:07d}.jpg", "width": SIDES[0], "height": SIDES[1]}
                                      for k in range(count)],
                           "categories": [{"id": c + 1, "name": f"thing{c}"} for c in range(CLASSES)],
-                          "annotations": [{"id": 2 * k + j + 1, "image_id": k + 1, "category_id": (k + j) % CLASSES + 1, "iscrowd": 0,
-                                           "bbox": [40 + 3 * j, 60, 100 + k % 50, 120], "area": 120 * (100 + k % 50)}
+                          "annotations": [{"id": 2 * k + j + 1, "image_id": k + 1, "category_id": (k + j) % CLASSES + 1,
+                                           "iscrowd": 0, "bbox": [40 + 3 * j, 60, 100 + k % 50, 120], "area": 120 * (100 + k % 50)}
                                           for k in range(count) for j in (0, 1)]}
                 (root / name / split / "labels.json").write_text(json.dumps(labels))
     (root / "complete").touch()
@@ -213,7 +214,8 @@ def table(records: dict) -> str:  # markdown
     keys = dict.fromkeys((row["step"], row["records"]) for record in records.values() for row in record["rows"])
     lines = [["step", "records", *records], ["---"] * (2 + len(records))]
     for step, count in sorted(keys, key=lambda key: (list(STEPS).index(key[0]), key[1])):
-        rows = [next((r for r in record["rows"] if (r["step"], r["records"]) == (step, count)), None) for record in records.values()]
+        rows = [next((r for r in record["rows"] if (r["step"], r["records"]) == (step, count)), None)
+                for record in records.values()]
         lines.append([STEPS[step][0], f"{count:,}", *map(cell, rows)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -246,14 +248,14 @@ def main(argv: "list[str] | None" = None) -> int:
         parser.error("--work: say where pictures and sets may lie")
     work, path = args.work.resolve(), OUT / f"{args.name}.json"
     make_pools(work / "pools")
-    about = {"cpu": cpu_name(), "threads": 1, "preset": "cpu", "commit": commit_of(args.package), "python": platform.python_version(),
-             "versions": {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}, "picture": list(SIDES)}
+    about = {"cpu": cpu_name(), "threads": 1, "preset": "cpu", "commit": commit_of(args.package),
+             "python": platform.python_version(), "versions": {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}, "picture": list(SIDES)}
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     for step in args.steps:
         for count in args.records or STEPS[step][1]:
             make_set(work / "pools", work / f"set-{count}", count)
-            row = {"step": step, "records": count, **watched([step, str(work / f"set-{count}")], args.package.resolve(), args.limit,
-                                                             args.seconds)}
+            found = watched([step, str(work / f"set-{count}")], args.package.resolve(), args.limit, args.seconds)
+            row = {"step": step, "records": count, **found}
             rows = [r for r in rows if (r["step"], r["records"]) != (step, count)] + [row]
             print(json.dumps(row), flush=True)
             path.parent.mkdir(parents=True, exist_ok=True)
