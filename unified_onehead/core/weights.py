@@ -161,7 +161,7 @@ def in_words(found, depth: int = 1) -> str:
     return f"a {kind.__module__}.{kind.__qualname__}" if isinstance(found, Inert) else f"a {kind.__name__}"
 
 # %% ../../nbs/core/06_weights.ipynb #76b1dd91
-def why_refused(file, name: str, error: Exception) -> str:
+def why_refused(file, name: str, error: Exception, kind: str) -> str:
     "What torch's safe loader refused, in words."
     what = what_it_is(file)
     if what:
@@ -171,10 +171,10 @@ def why_refused(file, name: str, error: Exception) -> str:
     except Exception as fault:  # whatever a damaged pickle raises: EOFError, UnpicklingError, ValueError, MemoryError ..
         if disk_refuses(fault):
             raise
-        return f"cannot be read ({type(error).__name__}); the file is damaged or was cut off. Get it again."
+        return f"cannot be read as {kind} ({type(error).__name__}); the file is damaged or was cut off. Take another copy."
     if not refused:
         reason = (str(error).splitlines() or [""])[0][:120]
-        return f"cannot be read ({type(error).__name__}: {reason}); it holds {in_words(found)}. Get it again."
+        return f"cannot be read as {kind} ({type(error).__name__}: {reason}); it holds {in_words(found)}. Take another copy."
     state = "saved.state_dict()"
     if isinstance(found, dict):
         entry = max(found, key=lambda key: count_tensors(found[key]), default=None)
@@ -190,6 +190,7 @@ def read_saved(
     file,  # open for reading, binary
     name: str,  # of the file, for messages
     lead: str = "",  # words before the name
+    kind: str = "a state dict",  # what it should be
 ) -> object:  # what was saved; tensors are on the CPU
     "What torch.save wrote, read without running anything in it. Raises InputError that says what the file is instead."
     try:
@@ -198,7 +199,7 @@ def read_saved(
     except Exception as error:  # damage shows as EOFError, RuntimeError, ValueError, OSError or UnpicklingError
         if disk_refuses(error):
             raise
-        raise InputError(f"{lead}{name}: {why_refused(file, name, error)}") from error
+        raise InputError(f"{lead}{name}: {why_refused(file, name, error, kind)}") from error
 
 # %% ../../nbs/core/06_weights.ipynb #797e9166
 def tensor_dicts(
