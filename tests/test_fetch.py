@@ -661,7 +661,8 @@ def test_bare_archives_of_datasets_are_never_mixed(get, minis, wanted, tmp_path)
 
 
 @pytest.mark.parametrize("names, words", [
-    (["minis.zip.001", "minis.zip.002"], "cat minis.zip"), (["minis.zip", "minis.z01"], "zip -s 0"), (["minis.7z.001"], "cat minis.7z"),
+    (["minis.zip.001", "minis.zip.002"], "cat minis.zip"), (["minis.zip", "minis.z01"], "zip -s 0"),
+    (["minis.7z.001"], "cat minis.7z"),
     ([f"minis-{STAMP}-001.zip", "minis-20240202T000000Z-001.zip"], "parts of two downloads")])
 def test_what_must_be_settled_first(get, tmp_path, names, words):
     (tmp_path / "drive").mkdir()

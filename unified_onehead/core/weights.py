@@ -119,8 +119,8 @@ class Looking(pickle.Unpickler):
         return type(name, (Inert,), {"__module__": module, "__qualname__": name})
 
     def persistent_load(self, key):
-        "The numbers of a tensor are not read."
-        return Inert()
+        "The numbers of a tensor are not read; of a class that came with its source, the stand-in is taken."
+        return key[1] if isinstance(key, tuple) and key[0] == "module" else Inert()
 
 
 SAFE = re.compile(r"torch\._utils\._rebuild_|torch\.\w*(Storage|Tensor)$|torch\.(storage|nn\.parameter|Size|device|bool)"
@@ -270,11 +270,12 @@ def the_one(fits: list, saved: dict, path: str, title: str) -> tuple:  # (entrie
     plain = [fit for fit in fits if fit[0] == usual and usual_prefix(fit[1])]
     if plain or all(equal(fit[2], fits[0][2]) for fit in fits[1:]):
         return (plain or fits)[0]
-    names = [" / ".join(entries) + f" (names that begin with {prefix})" * bool(prefix) for entries, prefix, _ in fits]
+    names = [", ".join([" / ".join(entries)] * bool(entries) + [f"names that begin with {prefix}"] * bool(prefix))
+             for entries, prefix, _ in fits]
     entries, prefix, _ = fits[0]
     entry = "".join(f"[{e!r}]" for e in entries)
     state = f"{{k: v for k, v in saved.items() if k.startswith({prefix!r})}}" if prefix else "saved"
     raise InputError(
-        f"weights {path}: {len(fits)} state dicts in it fit {title}, and they differ: {', '.join(names)}. Say which one is "
+        f"weights {path}: {len(fits)} state dicts in it fit {title}, and they differ: {'; '.join(names)}. Say which one is "
         f"meant by making a file of it, for the first: `import torch; saved = torch.load({path!r}, map_location=\"cpu\", "
         f"weights_only=True){entry}; torch.save({state}, \"weights.pt\")`")
