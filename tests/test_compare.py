@@ -34,7 +34,8 @@ from unified_onehead.compare.cells import read_cell, read_cells, run_cell, run_c
 from unified_onehead.compare.tables import rows_of  # noqa: E402
 from unified_onehead.core.config import RENAMED, current_names, preset, replace_fields  # noqa: E402
 from unified_onehead.core.files import InputError, write_atomic  # noqa: E402
-from unified_onehead.data.sources import find_mini, get_minis  # noqa: E402
+from unified_onehead.data.layouts import find_mini  # noqa: E402
+from unified_onehead.data.sources import get_minis  # noqa: E402
 from unified_onehead.data.synthetic import make_synthetic  # noqa: E402
 from unified_onehead.learn.checkpoint import load_model  # noqa: E402
 from unified_onehead.learn.learner import Learner  # noqa: E402

@@ -153,7 +153,7 @@ def labels(root, split="train"):
 FAULTS = {
     "json cut off": (lambda d: labels(d).write_text(labels(d).read_text()[:300]), "labels.json: not readable as JSON"),
     "json of something else": (lambda d: labels(d).write_text('{"shapes": []}'), "no list of images"),
-    "no labels": (lambda d: [labels(d).unlink(), labels(d, "val").unlink()], "annotations/instances_{split}*.json"),
+    "no labels": (lambda d: [labels(d).unlink(), labels(d, "val").unlink()], "annotations/instances_train.json"),
     "a split is missing": (lambda d: shutil.rmtree(d / "imagenette_160/val"), "the val split of classification"),
     "a dataset is missing": (lambda d: shutil.rmtree(d / "mini_voc_seg"), "SegmentationClass"),
     "an image is missing": (lambda d: (d / "mini_coco_det/train/data/000000000001.jpg").unlink(), "000000000001.jpg"),

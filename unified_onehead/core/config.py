@@ -40,20 +40,32 @@ class DataConfig:
     n_val : int, default 60
         synthetic images per task for validation (the assignment's number)
     det_classes : tuple[str, ...], default ()
-        ten names; empty: the ten most frequent, or ten that leave none empty (`data.sources`)
+        names, or all; empty: the ten most frequent, or ten that leave none empty
+    layout : tuple[str, ...], default ()
+        key=value, where two readings of the folders fit (`data.labels` lists the keys)
+    val_split : float, default 0.0
+        share of train that becomes val where there is no val; 0: val must be there
     size : int, default 256
         input side in pixels, a multiple of 32; larger finds smaller objects and costs its square
     workers : int, default 0
         loader processes; 0 on small CPUs, where they would take the trainer's cores
+    cache : str, default "ram"
+        ram | disk | none: where decoded images are kept; changes time and memory, no result
+    cache_gb : float, default 0.0
+        room for them in GB (10^9 bytes); 0: half of what is free, in memory at most 1.5
     """
     root: str = ""  # folder with the three minis; empty: synthetic minis are made in `synthetic_dir`
     synthetic_dir: str = "data/synthetic_minis"  # where the synthetic minis are written; size and seed are added to the name
     synthetic_side: int = 128  # side of a synthetic image, pixels
     n_train: int = 240  # synthetic images per task for training (the assignment's number)
     n_val: int = 60  # synthetic images per task for validation (the assignment's number)
-    det_classes: tuple[str, ...] = ()  # ten names; empty: the ten most frequent, or ten that leave none empty (`data.sources`)
+    det_classes: tuple[str, ...] = ()  # names, or all; empty: the ten most frequent, or ten that leave none empty
+    layout: tuple[str, ...] = ()  # key=value, where two readings of the folders fit (`data.labels` lists the keys)
+    val_split: float = 0.0  # share of train that becomes val where there is no val; 0: val must be there
     size: int = 256  # input side in pixels, a multiple of 32; larger finds smaller objects and costs its square
     workers: int = 0  # loader processes; 0 on small CPUs, where they would take the trainer's cores
+    cache: str = "ram"  # ram | disk | none: where decoded images are kept; changes time and memory, no result
+    cache_gb: float = 0.0  # room for them in GB (10^9 bytes); 0: half of what is free, in memory at most 1.5
 
 
 @dataclass(frozen=True)
@@ -269,7 +281,7 @@ RENAMED = {  # name in older files -> name today
     **{name: f"loss_{name}" for name in ("box", "conf", "det_cls", "seg_ce", "seg_dice")}}
 
 # %% ../../nbs/core/01_config.ipynb #8c1be722
-MACHINE = ("root", "synthetic_dir", "device", "threads", "workers")  # settings of a machine, not of an experiment
+MACHINE = ("root", "synthetic_dir", "device", "threads", "workers", "cache", "cache_gb")  # of a machine, not of an experiment
 BOXES_ALONE = {  # masks do not refine boxes: there are none, or the file is older than these settings
     "mask_score_weight": 0.0, "mask_box_weight": 0.0}
 
@@ -368,34 +380,29 @@ def apply_overrides(
 # %% ../../nbs/core/01_config.ipynb #32604690
 def check_config(cfg: Config) -> Config:  # the same configuration
     "Refuse values that cannot work; the message names the setting and what it may be."
-    def need(ok, text):
-        if not ok:
-            raise InputError(text)
+    table = {key: value for key, (_, _, value) in field_table(cfg).items()}
 
-    need(cfg.data.size > 0 and cfg.data.size % 32 == 0, f"size={cfg.data.size}: must be a positive multiple of 32.")
-    need(0 <= cfg.distill.replay <= 10, f"replay={cfg.distill.replay}: the assignment allows 0 to 10 stored images per task.")
-    need(cfg.train.batch_size >= 2, f"batch_size={cfg.train.batch_size}: must be at least 2.")
-    need(cfg.train.lr > 0, f"lr={cfg.train.lr}: must be positive.")
-    need(0 <= cfg.train.ema < 1, f"ema={cfg.train.ema}: must be in [0, 1).")
-    need(0 < cfg.train.zoom_min <= cfg.train.zoom_max, f"zoom_min={cfg.train.zoom_min}: must be positive and at most zoom_max.")
-    need(cfg.net.fused_stride in (8, 16), f"fused_stride={cfg.net.fused_stride}: must be 8 or 16.")
-    need(cfg.net.frozen_blocks >= -1, f"frozen_blocks={cfg.net.frozen_blocks}: must be -1 (all) or a number of blocks.")
-    need(cfg.net.width >= 24 and cfg.net.width % 8 == 0, f"width={cfg.net.width}: must be a multiple of 8, at least 24.")
-    need(0 <= cfg.distill.replay_batch <= 10, f"replay_batch={cfg.distill.replay_batch}: the assignment allows 0 to 10.")
-    need(0 <= cfg.distill.old_lr_scale <= 1, f"old_lr_scale={cfg.distill.old_lr_scale}: must be in [0, 1].")
-    need(cfg.distill.ewc >= 0, f"ewc={cfg.distill.ewc}: must not be negative.")
-    need(cfg.distill.temperature > 0, f"temperature={cfg.distill.temperature}: must be positive.")
-    need(0 <= cfg.loss.smoothing < 1, f"smoothing={cfg.loss.smoothing}: must be in [0, 1).")
-    need(cfg.run.eval_batch >= 1, f"eval_batch={cfg.run.eval_batch}: must be at least 1.")
-    for key, value in (("mask_score_weight", cfg.run.mask_score_weight), ("mask_box_weight", cfg.run.mask_box_weight)):
-        need(0 <= value <= 1, f"{key}={value}: must be in [0, 1].")
-    for key, value in (("seed", cfg.run.seed), ("threads", cfg.run.threads), ("workers", cfg.data.workers),
-                       ("cached_views", cfg.train.cached_views)):
-        need(value >= 0, f"{key}={value}: must not be negative.")
-    need(cfg.train.precision in ("no", "fp16", "bf16"), f"precision={cfg.train.precision}: one of no, fp16, bf16.")
-    for name in ("epochs_seg", "epochs_det", "epochs_cls"):
-        need(getattr(cfg.train, name) >= 1, f"{name}={getattr(cfg.train, name)}: must be at least 1.")
+    def need(ok, key, words):
+        if not ok:
+            raise InputError(f"{key}={table[key]}: {words}.")
+
+    for keys, ok, words in (
+            (("val_split", "ema", "smoothing"), lambda v: 0 <= v < 1, "must be in [0, 1)"),
+            (("old_lr_scale", "mask_score_weight", "mask_box_weight"), lambda v: 0 <= v <= 1, "must be in [0, 1]"),
+            (("replay", "replay_batch"), lambda v: 0 <= v <= 10, "the assignment allows 0 to 10 stored images per task"),
+            (("lr", "temperature"), lambda v: v > 0, "must be positive"), (("batch_size",), lambda v: v > 1, "must be 2 or more"),
+            (("epochs_seg", "epochs_det", "epochs_cls", "eval_batch"), lambda v: v >= 1, "must be at least 1"),
+            (("seed", "threads", "workers", "cached_views", "ewc", "cache_gb"), lambda v: 0 <= v < 1e30, "must be 0 or more")):
+        for key in keys:
+            need(ok(table[key]), key, words)
+    for key, known in (("fused_stride", (8, 16)), ("precision", ("no", "fp16", "bf16")), ("cache", ("ram", "disk", "none"))):
+        need(table[key] in known, key, f"one of {', '.join(map(str, known))}")
+    need(cfg.data.size > 0 and cfg.data.size % 32 == 0, "size", "must be a positive multiple of 32")
+    need(0 < cfg.train.zoom_min <= cfg.train.zoom_max, "zoom_min", "must be positive and at most zoom_max")
+    need(cfg.net.frozen_blocks >= -1, "frozen_blocks", "must be -1 (all) or a number of blocks")
+    need(cfg.net.width >= 24 and cfg.net.width % 8 == 0, "width", "must be a multiple of 8, at least 24")
     return cfg
+
 
 # %% ../../nbs/core/01_config.ipynb #fcb63318
 PRESETS = {

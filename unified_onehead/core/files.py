@@ -12,7 +12,9 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import filelock
@@ -205,3 +207,27 @@ def locked(
         yield
     finally:
         lock.release()
+
+# %% ../../nbs/core/00_files.ipynb #3b132117
+def progress(
+    items: Iterable,  # gone through, in order
+    words: str,  # what is done with them, as in "decoding images"
+    say=None,  # gets one line of text now and then; None: standard error
+    total: "int | None" = None,  # how many there are; None: their length, where they have one
+    silent: float = 2.0,  # seconds before the first line
+    every: float = 5.0,  # seconds between lines; a tenth of the time that has passed, where that is longer
+    clock=time.monotonic,  # () -> seconds
+) -> Iterator:  # the items
+    "The items one by one, with lines that say how far it is, for what takes longer than two seconds."
+    say = say or (lambda line: print(line, file=sys.stderr, flush=True))
+    total = len(items) if total is None and hasattr(items, "__len__") else total
+    start, due, done, of = clock(), silent, 0, "" if total is None else f" of {total:,}"
+    for done, item in enumerate(items, 1):
+        yield item
+        past = clock() - start
+        if past >= due and done != total:
+            say(f"{words}: {done:,}{of}" + (f", about {past / done * (total - done):.0f} s to go" if total else ""))
+            due = past + max(every, past / 10)
+    if (past := clock() - start) >= silent:
+        say(f"{words}: {done:,}{of}, {past:.0f} s")
+

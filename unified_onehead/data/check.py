@@ -10,16 +10,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from ..core.files import InputError
 from ..core.config import IGNORE, TASKS, TASK_TITLES
-from .records import UNDECODABLE, Record
+from ..core.images import naming
+from .records import Decoded, Record, decode_record
 from .synthetic import FOLDERS
 from .likeness import shared_images
-from .sources import SPLITS, find_mini, image_files, located, read_task, unread
-from .coco import read_coco
+from .tree import SPLITS, image_files, unread, walk
+from .labels import read_layout
+from .sources import read_task
 
 # %% ../../nbs/data/10_check.ipynb #6682d800
 @dataclass
@@ -42,6 +41,10 @@ class CheckReport:
         what makes training wrong
     warnings : list, default list()
         what was handled and should be known
+    as_stored : dict, default dict()
+        task -> labelled pictures whose EXIF tag was not followed
+    reading : list, default list()
+        how each set was read: folders, label files, splits
     """
     root: str  # the folder
     counts: dict = field(default_factory=dict)  # task -> split -> images, negatives, crowds, classes
@@ -50,6 +53,8 @@ class CheckReport:
     size_mb: dict = field(default_factory=dict)  # task -> size on disk in MB (10^6 bytes)
     problems: list = field(default_factory=list)  # what makes training wrong
     warnings: list = field(default_factory=list)  # what was handled and should be known
+    as_stored: dict = field(default_factory=dict)  # task -> labelled pictures whose EXIF tag was not followed
+    reading: list = field(default_factory=list)  # how each set was read: folders, label files, splits
 
     @property
     def ok(self) -> bool:
@@ -59,11 +64,11 @@ class CheckReport:
     def as_dict(self) -> dict:
         "Plain types, for `results.json`."
         return {"root": self.root, "ok": self.ok, "counts": self.counts, "classes": self.classes, "leaks": self.leaks,
-                "size_mb": self.size_mb, "problems": self.problems, "warnings": self.warnings}
+                "size_mb": self.size_mb, "problems": self.problems, "warnings": self.warnings, "reading": self.reading}
 
     def text(self) -> str:
         "The report as lines of text."
-        lines = [f"data: {self.root}"]
+        lines = [f"data: {self.root}", "read as:" if self.reading else "", *(f"  {line}" for line in self.reading)]
         for task, splits in self.counts.items():
             lines += ["", f"{TASK_TITLES[task]}, {self.size_mb[task]:.1f} MB"]
             for split, count in splits.items():
@@ -79,32 +84,24 @@ class CheckReport:
         return "\n".join([*lines, "", verdict])
 
 # %% ../../nbs/data/10_check.ipynb #c0693e88
-def decode(path: str) -> "tuple | str":
-    "Read all of an image: (pixels as stored, its mode), or the fault in words."
+def decode(record: Record) -> "Decoded | str":
+    "Read all of a record's files, the picture as its labels have it; or the fault in words."
     try:
-        with Image.open(path) as image:
-            image.verify()
-        with Image.open(path) as image:
-            return np.array(image), image.mode
-    except UNDECODABLE as error:
-        return f"{path}: cannot be decoded ({error}). Copy it again, or remove it and its label."
+        return decode_record(record, whole=True)
+    except InputError as error:
+        return str(error)
 
 
 def check_mask(
     record: Record,  # a record of segmentation
+    mask,  # its decoded mask: uint8 tensor, H x W
     size: tuple,  # height, width of its image
     classes: int,  # number of classes, with background
 ) -> tuple:  # ids in the mask (without 255), problems, whether it has nothing but background
-    "Decode a mask and judge it."
-    read = decode(record.mask_path)
-    if isinstance(read, str):
-        return set(), [read], False
-    mask, mode = read
-    if mode not in ("P", "L", "1"):
-        return set(), [f"{record.mask_path}: holds colours ({mode}), not class ids. Convert the colours to ids."], False
-    ids = set(np.unique(mask).tolist()) - {IGNORE}
+    "Judge a mask."
+    ids = set(mask.unique().tolist()) - {IGNORE}
     problems, strange = [], sorted(i for i in ids if i >= classes)
-    if mask.shape != size:
+    if tuple(mask.shape) != size:
         problems.append(f"{record.mask_path}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
                         f"{size[1]} x {size[0]}. Export it at the image's size.")
     if strange:
@@ -112,19 +109,10 @@ def check_mask(
                         "Correct the mask, or list the names in classes.txt.")
     return ids - set(strange), problems, ids <= {0}
 
-# %% ../../nbs/data/10_check.ipynb #dd7a30bb
-def turned_on_screen(path: str) -> bool:
-    "Whether an EXIF tag swaps width and height where a picture is shown."
-    try:
-        with Image.open(path) as image:
-            return image.getexif().get(0x0112) in (5, 6, 7, 8)  # 0x0112: orientation
-    except UNDECODABLE:  # a tag that cannot be read turns nothing
-        return False
-
 # %% ../../nbs/data/10_check.ipynb #f12f6895
 def stray_boxes(
     record: Record,  # of detection; boxes x1, y1, x2, y2 in pixels
-    size: "tuple[int, int]",  # height and width of its picture, as stored, pixels
+    size: "tuple[int, int]",  # height and width of its picture, as `load_sample` reads it, pixels
 ) -> "list[str]":  # a problem in words, or none
     """Whether a picture is the one that its label file speaks of, and holds its boxes.
 
@@ -133,7 +121,7 @@ def stray_boxes(
     record : Record
         of detection; boxes x1, y1, x2, y2 in pixels
     size : tuple[int, int]
-        height and width of its picture, as stored, pixels
+        height and width of its picture, as `load_sample` reads it, pixels
 
     Returns
     -------
@@ -143,8 +131,9 @@ def stray_boxes(
     height, width = size
     if record.size and tuple(record.size) != (width, height):
         remedy = "Copy the picture in its original size, not turned, or mend the size in the label file."
-        if tuple(record.size) == (height, width) and turned_on_screen(record.path):
-            remedy = "Its EXIF tag turns it on a screen, but not here: save it upright, without the tag."
+        if tuple(record.size) == (height, width) and record.upright is not None:
+            remedy += (f" If an EXIF tag turns it, leave out layout=exif={'upright' if record.upright else 'stored'}: then the "
+                       "size in the label file decides.")
         return [f"{record.path}: the picture is {width} x {height} pixels, its label file says {record.size[0]} x "
                 f"{record.size[1]}, so its boxes may be cut or lie elsewhere. {remedy}"]
     if not any(box[2] > width or box[3] > height for box in record.boxes):
@@ -157,14 +146,16 @@ def check_record(
     report: CheckReport,  # gets the problems
     record: Record,  # what to decode
     names: list,  # class names
-) -> "tuple | None":  # names seen (one per box in detection), whether nothing is labelled; None for a broken image
+) -> "tuple | None":  # names seen (one per box in detection), whether nothing is labelled; None for what cannot be read
     "Decode one record and its labels."
-    read = decode(record.path)
+    read = decode(record)
     if isinstance(read, str):
         return report.problems.append(read)
-    height, width = read[0].shape[:2]
+    if read.tag != 1 and not read.turned:
+        report.as_stored[record.task] = report.as_stored.get(record.task, 0) + 1
+    width, height = read.image.size
     if record.task == "seg":
-        ids, faults, empty = check_mask(record, (height, width), len(names))
+        ids, faults, empty = check_mask(record, read.mask, (height, width), len(names))
         report.problems += faults
         return [names[i] for i in ids], empty
     if record.task == "cls":
@@ -209,7 +200,7 @@ def judge_absent(report: CheckReport, task: str) -> None:
 def folder_mb(
     folder: Path,  # 0 when it is not there
 ) -> float:
-    """Size on disk of all files below a folder, in MB (10^6 bytes).
+    """Size on disk of all files below a folder, in MB (10^6 bytes). Raises InputError naming what the disk refuses.
 
     Parameters
     ----------
@@ -220,26 +211,29 @@ def folder_mb(
     -------
     float
     """
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+    total = 0
+    with naming(folder, "folder"):
+        paths = list(folder.rglob("*"))
+    for path in paths:
+        with naming(path):
+            total += path.stat().st_size if path.is_file() else 0  # a link that leads nowhere takes nothing
+    return total / 1e6
 
 # %% ../../nbs/data/10_check.ipynb #1b01b84f
 def bare_classes(folder: Path) -> list:  # problems
     "Class folders of which no picture is read: the class would be missing, and nobody would see it."
-    places = [(s, place) for s in SPLITS for place in sorted((folder / s).iterdir()) if not place.name.startswith(".")]
+    places = [(s, place) for s in SPLITS if (folder / s).is_dir() for place in sorted((folder / s).iterdir())
+              if place.is_dir() and not place.name.startswith(".")]
     return [f"classification: {words}; the class has no other picture in {split}" for split, place in places
             if (words := unread(place)) and not image_files(place)]
-
-
-def left_out_names(folder: Path, names: list) -> list:
-    "Categories of the label files that are not among the chosen ones."
-    found = {name for split in SPLITS for _, labels in read_coco(*located(folder, "det", split))[0] for name in labels}
-    return sorted(found - set(names))
 
 # %% ../../nbs/data/10_check.ipynb #2d38fd4b
 def check_minis(
     root: "str | Path",  # the folder that holds the three datasets
     det_classes: tuple = (),  # detection classes by name; empty: chosen by default_names
     tasks: tuple = TASKS,  # which datasets to check
+    layout: tuple = (),  # what the user settled where two readings fit, as key=value
+    val_split: float = 0.0,  # share of train that becomes val where there is no val, 0..1
 ) -> CheckReport:  # counts, problems, warnings
     """Decode and judge all of the data. Raises InputError only when the folder itself is not there.
 
@@ -251,6 +245,10 @@ def check_minis(
         detection classes by name; empty: chosen by default_names
     tasks : tuple, default TASKS
         which datasets to check
+    layout : tuple, default ()
+        what the user settled where two readings fit, as key=value
+    val_split : float, default 0.0
+        share of train that becomes val where there is no val, 0..1
 
     Returns
     -------
@@ -259,25 +257,25 @@ def check_minis(
     """
     if not Path(root).is_dir():
         raise InputError(f"{root}: no such folder. Give the folder that holds {', '.join(FOLDERS.values())}.")
-    report, everything = CheckReport(str(root)), {}
+    report, everything, options, tree = CheckReport(str(root)), {}, read_layout(layout), walk(Path(root))
     for task in tasks:
         try:
-            records, names, leaks, notes = read_task(root, task, det_classes if task == "det" else ())
-            folder = find_mini(root, task)
-            left_out = left_out_names(folder, names) if task == "det" else []
+            known = det_classes if task == "det" else ()
+            records, names, leaks, notes, lines, folder = read_task(root, task, known, SPLITS, options, val_split, tree)
         except InputError as error:
             report.problems.append(str(error))
             continue
         report.classes[task], report.leaks[task], report.size_mb[task] = names, leaks, round(folder_mb(folder), 2)
+        report.reading += lines
         report.warnings += [note for note in notes if " has no " not in note]  # absent classes are judged below
         report.problems += bare_classes(folder) if task == "cls" else []
-        if left_out:
-            report.warnings.append(f"detection: {len(left_out)} more categories are not trained: "
-                                   f"{', '.join(left_out[:8])}{', ..' * (len(left_out) > 8)}")
         for split, part in records.items():
             check_split(report, task, split, part, names)
             everything[task, split] = part
         judge_absent(report, task)
+        if number := report.as_stored.get(task):
+            report.warnings.append(f"{TASK_TITLES[task]}: {number} labelled pictures are used as stored, as they were labelled, "
+                                   "although an EXIF tag turns them on a screen")
     report.warnings += [f"{one} and {other} are one image in two sets, which should be disjoint"
                         for one, other in shared_images(everything)]
     if sum(report.size_mb.values()) > 120:

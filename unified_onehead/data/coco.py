@@ -6,89 +6,458 @@
 __all__ = []
 
 # %% ../../nbs/data/06_coco.ipynb #f332b9cb
-import json
 import math
+import re
+import unicodedata
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from ..core.files import InputError
+from ..core.images import UNDECODABLE
 from .records import Record
+from .text import read_json
+from .box_format import FileBoxes, clip_box, foreign_format, four_numbers, looks_shrunk
 
-# %% ../../nbs/data/06_coco.ipynb #448a761e
-def read_json(path: Path) -> dict:
-    "A COCO label file as a dict. Raises InputError for what is no JSON, or not COCO's."
+# %% ../../nbs/data/06_coco.ipynb #6236ecc2
+def coco_kind(data) -> str:
+    "What a parsed JSON file holds: instances, keypoints, captions, panoptic, images, or empty when it is none of COCO's."
+    if not isinstance(data, dict) or not isinstance(data.get("images"), list):
+        return ""
+    if "annotations" not in data:
+        return "images" if data["images"] else ""
+    if not isinstance(data["annotations"], list):
+        return ""
+    some = [note for note in data["annotations"][:50] if isinstance(note, dict)]
+    for key, kind in (("segments_info", "panoptic"), ("keypoints", "keypoints")):
+        if any(key in note for note in some):
+            return kind
+    boxed = any("bbox" in note or "category_id" in note for note in some)
+    if data["annotations"] and not boxed:
+        return "captions" if any("caption" in note for note in some) else ""
+    return "instances"
+
+
+def looks_like_coco(data) -> bool:
+    "Whether a parsed JSON file is a label file of boxes (perhaps of none)."
+    return coco_kind(data) == "instances"
+
+# %% ../../nbs/data/06_coco.ipynb #1f4592b2
+def clean_name(name) -> str:
+    "A file name in one form. Raises ValueError for what is no name."
+    if not isinstance(name, str) or not name.strip() or "\0" in name or not name.isprintable():
+        raise ValueError(f"file_name {name!r:.80} is no name of a file")
+    name = re.sub("/+", "/", unicodedata.normalize("NFC", name.replace("\\", "/")))
+    while name.startswith("./"):
+        name = name[2:]
+    if not name or name.endswith("/"):
+        raise ValueError(f"file_name {name!r:.80} is no name of a file")
+    return name
+
+
+def entry_words(entry, number: int, kind: str) -> str:
+    "How to call an entry in a message: by its name or id, else by its place in the list."
+    if isinstance(entry, dict) and (entry.get("file_name") or entry.get("id") is not None):
+        return f"{kind} {entry.get('file_name') or entry['id']!r:.80}"
+    return f"{kind} number {number} of the file"
+
+
+def file_names(
+    data: dict,  # a parsed label file
+    path: "Path | str" = "the label file",  # for messages
+) -> "list[str]":  # one for each entry of images
+    "The names of the image files that a label file speaks of, in one form. Raises InputError with the entry."
+    names = []
+    for number, info in enumerate(data["images"], 1):
+        try:
+            if not isinstance(info, dict):
+                raise ValueError(f"{info!r:.60} is no entry of an image")
+            if "file_name" not in info:
+                raise ValueError("the key 'file_name' is missing")
+            names.append(clean_name(info["file_name"]))
+        except ValueError as error:
+            raise InputError(f"{path}: not usable as COCO labels: {entry_words(info, number, 'image')}: {error}. Export it "
+                             "again, or mend the entry.") from error
+    return names
+
+
+def in_folder(
+    folder: Path,  # where all images lie
+):  # file name -> Path or None
+    "Finds images in one folder, by the last part of their names."
+    there = {unicodedata.normalize("NFC", p.name): p for p in folder.iterdir()}
+    return lambda name: there.get(name.rsplit("/", 1)[-1])
+
+# %% ../../nbs/data/06_coco.ipynb #2f5f4f94
+def entry_id(value) -> "int | str":
+    "An id in one form. Raises ValueError for what is neither a whole number nor text."
+    if type(value) is int and abs(value) < 2 ** 63:
+        return value
+    if isinstance(value, str) and (text := value.strip()):
+        return int(text) if re.fullmatch("0|[1-9][0-9]{0,17}", text) else text
+    if isinstance(value, float) and abs(value) < 2 ** 53 and value == int(value):  # beyond, a float misses whole numbers
+        return int(value)
+    raise ValueError(f"the id {value!r:.60} is no whole number and no text")
+
+
+def id_of(entry: dict, key: str) -> "int | str":
+    "An id that an entry must have. Raises ValueError."
+    if key not in entry:
+        raise ValueError(f"the key {key!r} is missing")
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error}). The file may be cut off: copy it again.") from error
-    missing = [key for key in ("images", "annotations", "categories") if not isinstance(data, dict) or
-               not isinstance(data.get(key), list)]
-    if missing:
-        raise InputError(f"{path}: not a COCO label file, it has no list of {', '.join(missing)}. Use the instances "
-                         "file of the dataset.")
-    return data
+        return entry_id(entry[key])
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
 
-# %% ../../nbs/data/06_coco.ipynb #972f4c49
-def coco_box(
-    bbox: list,  # x, y, width, height in pixels
-    width: int,  # of the image, pixels
-    height: int,  # of the image, pixels
-) -> tuple:  # [x1, y1, x2, y2] inside the image or None, and whether it stuck out by more than a pixel
-    "Convert and clip one box. Raises ValueError for anything but four finite numbers."
-    if len(bbox) != 4:
-        raise ValueError(f"bbox {bbox} is not four numbers")
-    x, y, w, h = (float(value) for value in bbox)
-    if not all(map(math.isfinite, (x, y, w, h))):
-        raise ValueError(f"bbox {bbox} is not finite")
-    box = [max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))]
-    outside = min(x, y, width - x - w, height - y - h) < -1
-    return (box if box[2] - box[0] >= 1 and box[3] - box[1] >= 1 else None), outside
+# %% ../../nbs/data/06_coco.ipynb #362b814e
+COCO_NAMES = dict(zip((i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)), (
+    "person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant|stop sign|parking meter|bench|bird|"
+    "cat|dog|horse|sheep|cow|elephant|bear|zebra|giraffe|backpack|umbrella|handbag|tie|suitcase|frisbee|skis|snowboard|"
+    "sports ball|kite|baseball bat|baseball glove|skateboard|surfboard|tennis racket|bottle|wine glass|cup|fork|knife|spoon|bowl|"
+    "banana|apple|sandwich|orange|broccoli|carrot|hot dog|pizza|donut|cake|chair|couch|potted plant|bed|dining table|toilet|tv|"
+    "laptop|mouse|remote|keyboard|cell phone|microwave|oven|toaster|sink|refrigerator|book|clock|vase|scissors|"
+    "teddy bear|hair drier|toothbrush").split("|")))
+
+
+def class_name(value) -> str:
+    "A category's name in one form; empty for what is no name."
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
+        value = f"{value:g}"  # digits are classes in some sets
+    return " ".join(unicodedata.normalize("NFC", value).split()) if isinstance(value, str) else ""
+
+
+def own_names(categories: list) -> dict:  # id -> (name, supercategory)
+    "What a file says of its categories. Raises ValueError for an id with two names."
+    found = {}
+    for number, entry in enumerate(categories, 1):
+        if not isinstance(entry, dict):
+            raise ValueError(f"category number {number} of the file: {entry!r:.60} is no entry of a category")
+        try:
+            key = id_of(entry, "id")
+        except ValueError as error:
+            raise ValueError(f"category {entry.get('name')!r:.60}: {error}") from error
+        pair = class_name(entry.get("name")), class_name(entry.get("supercategory"))
+        if found.setdefault(key, pair)[0] != pair[0]:
+            raise ValueError(f"the category id {entry['id']!r} has two names, {found[key][0]!r} and {pair[0]!r}")
+    return found
+
+# %% ../../nbs/data/06_coco.ipynb #f2116a9c
+def official(used: set, stems: list) -> bool:
+    "Whether ids without names are COCO's own: ids of boxes, file names of images without suffix."
+    if not used <= set(COCO_NAMES) or used == set(range(1, len(used) + 1)):
+        return False
+    return max(used) > 80 or all(re.fullmatch("[0-9]{12}", stem) for stem in stems)
+
+
+def category_names(
+    categories: list,  # of the file
+    used: list,  # ids of the boxes' categories, in one form, each once
+    given: dict,  # id -> name, by the user
+    stems: list,  # file names of the images, without folder and suffix
+) -> tuple:  # id -> name, notes
+    "What the ids mean. Raises ValueError with the entries that leave doubt."
+    own, given, notes = own_names(categories), {entry_id(k): class_name(v) for k, v in given.items()}, []
+    names = {key: given.get(key) or own.get(key, ("",))[0] for key in used}
+    if used and not any(names.values()) and official(set(used), stems):
+        return {key: COCO_NAMES[key] for key in used}, ["its categories have no names; the ids are COCO's and get COCO's names"]
+    if bare := [key for key, name in names.items() if not name]:
+        said = f"{len(bare)} of {len(used)} categories that boxes use have no name (the ids {', '.join(map(repr, bare[:5]))})"
+        lost = [key for key in bare if key not in own]
+        if categories and lost:
+            said = f"category_id {lost[0]!r:.60} leads nowhere: no category has this id"
+        raise ValueError(f"{said}. Say what the ids mean with layout=det_names={'|'.join(f'{key}:NAME' for key in bare[:3])}.")
+    if changed := [key for key in used if key in given and own.get(key, ("",))[0] not in ("", given[key])]:
+        key = changed[0]
+        notes.append(f"category {key!r} is called {given[key]!r} as layout says, in place of {own[key][0]!r}")
+    return names, notes + named_alike(names, {k: own[k][1] for k in used if k in own and k not in given})
+
+
+def named_alike(names: dict, above: dict) -> list:
+    "Notes on ids that share a name. Raises ValueError where their supercategories differ."
+    first, notes, loose = {}, [], {}
+    for key, name in names.items():
+        other = first.setdefault(name, key)
+        if other != key and above.get(key) and above.get(other) and above[key] != above[other]:
+            raise ValueError(f"the categories {other!r} and {key!r} are both called {name!r}, below {above[other]!r} and "
+                             f"{above[key]!r}. Give them two names.")
+        notes += [f"the categories {other!r} and {key!r} are both called {name!r} and read as one class"] * (other != key)
+        alike = loose.setdefault(re.sub("[\\W_]+", "", name).casefold() or name, name)
+        notes += [f"{alike!r} and {name!r} are read as two classes"] * (alike != name and other == key)
+    return notes
+
+# %% ../../nbs/data/06_coco.ipynb #0f4dd732
+def entry_size(info: dict) -> "tuple | None":  # width, height; None: not given
+    "The size that an entry gives. Raises ValueError for what is no size."
+    values = info.get("width"), info.get("height")
+    if None in values or "" in values:
+        return None
+    sizes = []
+    for key, value in zip(("width", "height"), values):
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not 1 <= number <= 1e6 or number != int(number):
+            raise ValueError(f"{key} {value!r:.60} is no number of pixels")
+        sizes.append(int(number))
+    return tuple(sizes)
+
+
+def header_size(
+    path: "Path | str",  # an image
+    exif: str = "",  # in which frame it was labelled: upright | stored; empty: nobody said
+) -> tuple:  # width, height of that frame or None when it cannot be told; EXIF orientation, 1: as stored
+    "The size that an image's header gives. Raises InputError for what is no image."
+    try:
+        with Image.open(path) as image:
+            (width, height), tag = image.size, image.getexif().get(0x0112, 1)  # 0x0112: orientation
+    except UNDECODABLE as error:
+        raise InputError(f"{path}: its size cannot be read ({error}). Download it again, or remove it and its labels.") from error
+    lying = tag in (5, 6, 7, 8) and width != height
+    if lying and not exif:
+        return None, tag
+    return ((height, width) if lying and exif == "upright" else (width, height)), tag
 
 # %% ../../nbs/data/06_coco.ipynb #6ebc9296
+def one_id_per_file(images: list, found: list) -> None:
+    "Raises ValueError for a file that two entries name, also in other words."
+    first = {}
+    for info, path in zip(images, found):
+        other, there = first.setdefault(str(path).casefold(), (info, path))
+        if other is not info and (path == there or path.samefile(there)):
+            raise ValueError(f"one image file stands under two ids, {other.get('id')!r} ({other['file_name']}) and "
+                             f"{info.get('id')!r} ({info['file_name']}). Keep one of the entries, with all boxes.")
+
+
 def coco_images(
-    data: dict,  # a COCO label file
-    folder: Path,  # its images
-) -> dict:  # image id -> (Record without boxes, list for their names)
-    "The images of a label file. A size that the file does not give is read from the image's header."
-    present, entries = {p.name for p in folder.iterdir()}, {}
-    names = [Path(str(info["file_name"])).name for info in data["images"]]
-    missing = [name for name in names if name not in present]
+    images: list,  # entries
+    found: list,  # the file of each
+    exif: str = "",  # in which frame they were labelled: upright | stored; empty: nobody said
+) -> dict:  # id -> (Record without boxes, width and height to which boxes are clipped)
+    "The images of a label file. Raises ValueError with the entry, InputError for a broken image."
+    entries, seen = {}, {}
+    for number, (info, path) in enumerate(zip(images, found), 1):
+        try:
+            key, size = id_of(info, "id"), entry_size(info)
+        except ValueError as error:
+            raise ValueError(f"{entry_words(info, number, 'image')}: {error}") from error
+        if key in entries:
+            raise ValueError(f"image id {info['id']} stands twice, as {seen[key]['id']!r} ({seen[key]['file_name']}) and "
+                             f"{info['id']!r} ({info['file_name']})")
+        frame, seen[key] = size, info
+        if size is None:
+            size, _ = header_size(path, exif)
+            frame = size or (max(header_size(path, "stored")[0]),) * 2  # upright or lying: inside this square
+        entries[key] = Record("det", str(path), number, size=size), frame
+    one_id_per_file(images, found)
+    if all(isinstance(key, int) and key >= 0 for key in entries):
+        for key, (record, _) in entries.items():
+            record.image_id = key
+    return entries
+
+# %% ../../nbs/data/06_coco.ipynb #ada0f720
+CROWD = {0: False, 1: True, None: False, "": False, "0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
+
+
+def is_crowd(value) -> bool:
+    "What `iscrowd` says. Raises ValueError for what says neither yes nor no."
+    key = value.strip().lower() if isinstance(value, str) else value
+    if not isinstance(key, (int, float, str, type(None))) or key not in CROWD:
+        raise ValueError(f"iscrowd {value!r:.60} is neither 0 nor 1")
+    return CROWD[key]
+
+
+def outline(note: dict) -> "tuple | None":  # x1, y1, x2, y2
+    "The rectangle round an annotation's polygons; None where it has none."
+    parts = note.get("segmentation")
+    if not isinstance(parts, list) or not parts:
+        return None
+    points = [value for part in parts for value in (part if isinstance(part, list) else [part])]
+    if len(points) < 6 or len(points) % 2 or not all(type(v) in (int, float) and abs(v) < 1e9 for v in points):
+        return None
+    box = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
+    return box if box[2] > box[0] and box[3] > box[1] else None
+
+
+def coco_note(note: dict, entries: dict) -> tuple:  # image id, category id, four numbers, whether it is a crowd
+    "One annotation, checked. Raises ValueError for what leads nowhere."
+    if not isinstance(note, dict):
+        raise ValueError(f"{note!r:.60} is no annotation")
+    image, category = id_of(note, "image_id"), id_of(note, "category_id")
+    if image not in entries:
+        raise ValueError(f"image_id {note['image_id']!r:.60} leads nowhere: no image has this id")
+    bbox = note.get("bbox")
+    if bbox in (None, []) and (around := outline(note)):
+        bbox = [around[0], around[1], around[2] - around[0], around[3] - around[1]]
+    if bbox is None:
+        raise ValueError("the key 'bbox' is missing" if "bbox" not in note else "bbox None is not four numbers")
+    return image, category, four_numbers(bbox), is_crowd(note.get("iscrowd"))
+
+
+def coco_notes(annotations: list, entries: dict) -> list:
+    "All annotations, checked. Raises ValueError with the entry."
+    rows = []
+    for number, note in enumerate(annotations, 1):
+        try:
+            rows.append(coco_note(note, entries))
+        except ValueError as error:
+            raise ValueError(f"{entry_words(note, number, 'annotation')}: {error}") from error
+    return rows
+
+# %% ../../nbs/data/06_coco.ipynb #16615a67
+MOST_OUTLINES = 2_000  # polygons that are looked at, spread over the file
+
+
+def file_boxes(
+    rows: list,  # of coco_notes
+    annotations: list,  # entries, in the same order
+    entries: dict,  # of coco_images
+) -> FileBoxes:
+    "All boxes as arrays, with areas and some of the outlines."
+    n, nothing = len(rows), (math.nan,) * 4
+    step, areas, outlines = max(1, n // MOST_OUTLINES), np.full(n, math.nan), np.full((n, 4), math.nan)
+    for k, (row, note) in enumerate(zip(rows, annotations)):
+        area = note.get("area")
+        if not row[3] and type(area) in (int, float) and abs(area) < 1e12:  # a crowd's area and outline are those of its parts
+            areas[k] = area
+        if not row[3] and k % step == 0 and note.get("bbox"):
+            outlines[k] = outline(note) or nothing
+    raw = np.array([row[2] for row in rows], float).reshape(n, 4)
+    sizes = np.array([entries[row[0]][1] for row in rows], float).reshape(n, 2)
+    return FileBoxes(raw, sizes, areas, outlines)
+
+
+def other_sizes(images: list) -> tuple:  # in words: those of another size, those that an EXIF tag gives the size
+    "Of ten images, with their frames, those that are not stored in the size that the label file gives."
+    other, turned = [], []
+    for record, (width, height) in images[::max(1, len(images) // 10)][:10]:
+        stored, upright = header_size(record.path, "stored")[0], header_size(record.path, "upright")[0]
+        if record.size and stored != (width, height):
+            words = f"{Path(record.path).name} is {stored[0]} x {stored[1]}, not {width} x {height}"
+            (turned if upright == (width, height) else other).append(words)
+    return other, turned
+
+
+def check_format(
+    rows: list,  # of coco_notes
+    annotations: list,  # entries, in the same order
+    entries: dict,  # of coco_images
+) -> list:  # a note, or none
+    "Raises ValueError when the boxes of a file are written in another format than COCO's."
+    boxes, n = file_boxes(rows, annotations, entries), len(rows)
+    found = foreign_format(boxes)
+    if not found:
+        return ["no box reaches into the right or lower half of its image: were they drawn on smaller pictures?"
+                ] * looks_shrunk(boxes)
+    k = int(np.flatnonzero(found.rows)[0])
+    record, (width, height) = entries[rows[k][0]]
+    if "image" in found.why:
+        seen = [entries[rows[i][0]] for i in np.flatnonzero(found.rows)]
+        other, turned = other_sizes(seen)
+        said = f"{found.rows.sum()} of {n} boxes {found.why.split(',')[0]}"
+        if n < 10 and other + turned:  # the check of each picture asks
+            return [f"{said}; {(other + turned)[0]}"]
+        if len(other) > min(10, len(seen)) / 2:
+            raise ValueError(f"width and height are not those of the pictures ({other[0]}), and {said}. Mend the sizes in the "
+                             "label file, or copy the pictures that were labelled.")
+    remedy = "Convert them to x, y, width, height in pixels, or export the set again as COCO"
+    if not found.order:
+        remedy = "Scale the boxes, or give the size and the pictures that they were drawn on"
+    first = f"{entry_words(annotations[k], k + 1, 'annotation')}, bbox {annotations[k].get('bbox')}"
+    raise ValueError(f"the boxes look like {found.words()}, where COCO has x, y, width, height in pixels: {found.rows.sum()} of "
+                     f"{n} boxes {found.why} (the first: {first} in {Path(record.path).name}, {width:g} x {height:g}). {remedy}.")
+
+# %% ../../nbs/data/06_coco.ipynb #1ba5f38d
+def found_images(
+    data: dict,  # a parsed label file
+    path: Path,  # the label file
+    find,  # file name -> Path or None
+    folder: Path,  # for messages
+) -> tuple:  # names, paths
+    "The files of all images. Raises InputError for those that are not there."
+    names = file_names(data, path)
+    paths = [find(name) for name in names]
+    missing = [name for name, found in zip(names, paths) if found is None]
     if missing:
         raise InputError(f"{folder}: {len(missing)} images of the label file are not there (the first: {missing[0]}). "
                          "Copy them there, or remove them from the label file.")
-    for info, name in zip(data["images"], names):
-        if info["id"] in entries:
-            raise ValueError(f"image id {info['id']} stands twice")
-        record = Record("det", str(folder / name), int(info["id"]), size=(info.get("width"), info.get("height")))
-        if not all(record.size):
-            with Image.open(folder / name) as image:
-                record.size = image.size
-        entries[info["id"]] = record, []
-    return entries
+    return names, paths
+
+
+def check_kind(data, path: Path) -> None:
+    "Raises InputError for a JSON file that is no label file of boxes."
+    kind = coco_kind(data)
+    missing = [key for key in ("images", "annotations") if not isinstance(data, dict) or not isinstance(data.get(key), list)]
+    if missing or not kind:
+        missing = missing or ["annotations with a bbox"]
+        raise InputError(f"{path}: not a COCO label file, it has no list of {', '.join(missing)}. Use the instances "
+                         "file of the dataset.")
+    if kind in ("captions", "panoptic"):
+        raise InputError(f"{path}: holds {kind}, no boxes. Use the instances file of the dataset.")
+    if not isinstance(data.get("categories") or [], list):
+        raise InputError(f"{path}: not a COCO label file, its categories are no list. Use the instances file of the dataset.")
 
 # %% ../../nbs/data/06_coco.ipynb #a3cc55c5
+def fill_records(
+    rows: list,  # of coco_notes
+    entries: dict,  # of coco_images
+    names: dict,  # category id -> name
+) -> tuple:  # list of (Record, name of each box), what was done: words -> how often
+    "Put clipped boxes into their records, each once."
+    labels, seen, done = {key: [] for key in entries}, set(), Counter()
+    for image, category, bbox, crowd in rows:
+        record, frame = entries[image]
+        box, out = clip_box(*bbox, *frame)
+        once = image, names[category], tuple(bbox), crowd
+        if once in seen:
+            done["boxes stand twice and were taken once"] += 1
+            continue
+        seen.add(once)
+        done["boxes reach over the edge of their image and were clipped"] += out
+        done["boxes thinner than a pixel were dropped"] += box is None
+        if box is not None:
+            record.boxes.append(box)
+            record.crowd.append(crowd)
+            labels[image].append(names[category])
+    return [(record, labels[key]) for key, (record, _) in entries.items()], done
+
+
 def read_coco(
     path: Path,  # the label file
-    folder: Path,  # its images
+    find,  # file name, in one form -> Path of the image, or None when it is not there
+    ids: "dict | None" = None,  # category id -> name, by the user
+    folder: "Path | None" = None,  # the images' folder, for messages; empty: that of the label file
+    exif: str = "",  # in which frame the pictures were labelled: upright | stored; empty: nobody said
 ) -> tuple:  # list of (Record, name of each box), list of notes
-    "One split of detection, names in place of ids. Raises InputError for ids that lead nowhere and missing images."
-    data, outside, dropped = read_json(path), 0, 0
+    "One split of detection, names in place of ids. Raises InputError for what leads nowhere or can be read in two ways."
+    path, data = Path(path), read_json(path)
+    check_kind(data, path)
+    files, found = found_images(data, path, find, folder or path.parent)
     try:
-        entries = coco_images(data, folder)
-        names = {category["id"]: str(category["name"]) for category in data["categories"]}
-        for note in data["annotations"]:
-            record, labels = entries[note["image_id"]]
-            name, (box, out) = names[note["category_id"]], coco_box(note["bbox"], *record.size)
-            outside, dropped = outside + out, dropped + (box is None)
-            if box is not None:
-                record.boxes.append(box)
-                record.crowd.append(bool(note.get("iscrowd", 0)))
-                labels.append(name)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        what = f"the key or id {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{path}: not usable as COCO labels: {what}. Export it again, or mend the entry.") from error
+        entries = coco_images(data["images"], found, exif)
+        rows = coco_notes(data["annotations"], entries)
+        used, stems = list(dict.fromkeys(row[1] for row in rows)), [Path(name).stem for name in files]
+        names, notes = category_names(data.get("categories") or [], used, ids or {}, stems)
+        notes += check_format(rows, data["annotations"], entries)
+        pairs, done = fill_records(rows, entries, names)
+    except ValueError as error:
+        remedy = "" if str(error).endswith(".") else ". Export it again, or mend the entry."
+        raise InputError(f"{path}: not usable as COCO labels: {error}{remedy}") from error
     where = f"{path.parent.name}/{path.name}"
-    notes = [f"{where}: {outside} boxes reach over the edge of their image and were clipped"] * (outside > 0)
-    notes += [f"{where}: {dropped} boxes thinner than a pixel were dropped"] * (dropped > 0)
-    return [*entries.values()], notes
+    return pairs, [f"{where}: {count} {words}" for words, count in done.items() if count] + [f"{where}: {note}" for note in notes]
+
+# %% ../../nbs/data/06_coco.ipynb #7fcb0f4e
+def why_no_class(parts: dict) -> str:  # split -> list of (Record, name of each box)
+    "In words: why no class has a box in every split."
+    said, single = [], {}
+    for split, pairs in parts.items():
+        boxes = sum(len(names) for _, names in pairs)
+        single[split] = {name for record, names in pairs for name, crowd in zip(names, record.crowd) if not crowd}
+        if not boxes:
+            said.append(f"the label file of {split} holds no box")
+        elif not single[split]:
+            said.append(f"all {boxes} boxes of {split} are crowds (iscrowd is 1): regions with many objects, not objects")
+    return "; ".join(said or [f"{split} has boxes of {', '.join(sorted(names)[:5])}{', ..' * (len(names) > 5)}"
+                              for split, names in single.items()])

@@ -22,7 +22,7 @@ from .pictures import VOC_CLASSES
 from .likeness import alike, look
 from .sources import SPLITS
 from .classes import WNIDS
-from .coco import coco_box
+from .box_format import coco_box
 
 # %% ../../nbs/data/11_manifest.ipynb #bb4bb706
 DET_CLASSES = ("person", "car", "dog", "cat", "chair", "dining table", "book", "bottle", "cup", "bird")

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,7 +23,8 @@ from PIL import Image
 from ..core.files import InputError, file_sha256
 from ..core.config import TASKS, TASK_TITLES
 from ..core.viz import draw_boxes, draw_mask, show_image
-from .records import UNDECODABLE, Minis, load_sample, read_mask, to_rgb
+from ..core.images import naming, read_bytes, read_mask, read_stored
+from .records import Decoded, Minis, Record, decode_record, load_sample, turn_of
 from .synthetic import FOLDERS
 from .likeness import shared_images
 from .sources import SPLITS, read_minis
@@ -31,7 +32,7 @@ from .classes import WNIDS
 from .check import stray_boxes
 
 # %% ../../nbs/data/12_prepare.ipynb #681097dd
-JPEG_QUALITY = 90  # of pictures that are scaled
+JPEG_QUALITY = 90  # of pictures that are written anew
 
 
 def scaled_size(width: int, height: int, side: int) -> tuple:  # width, height, pixels
@@ -40,29 +41,49 @@ def scaled_size(width: int, height: int, side: int) -> tuple:  # width, height, 
     return (width, height) if factor >= 1 else (max(1, round(width * factor)), max(1, round(height * factor)))
 
 
+def told_again(record: Record, decoded: Decoded) -> bool:
+    "Whether a copy with its tag is read as this record was, once the size of its labels stands beside it."
+    size = decoded.image.size
+    stored = size[::-1] if decoded.turned and decoded.tag >= 5 else size
+    try:
+        turn = turn_of(replace(record, upright=None), decoded.tag, stored, None if record.task == "cls" else size)
+    except InputError:
+        return False
+    return (turn is not None) == decoded.turned
+
+
 def write_picture(
-    source: str,  # an image or a mask
+    record: Record,  # whose image to copy
     target: Path,  # where to write it, with the same suffix
     side: int,  # longer side at most, pixels; 0: as it is
-    mask: bool = False,  # ids, not colours: nearest pixel
-) -> tuple:  # (old width, old height), (new width, new height)
-    "Copy a picture, scaled down when it is larger. Raises InputError for what cannot be decoded."
+) -> tuple:  # the decoded record, (new width, new height)
+    "Copy a picture, scaled down when it is larger. Raises InputError for what cannot be read."
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with Image.open(source) as image:
-            old, new = image.size, scaled_size(*image.size, side)
-            if old == new:
-                image.load()  # a cut file must not be copied as if it were whole
-                shutil.copyfile(source, target)
-            elif mask:
-                image.resize(new, Image.Resampling.NEAREST).save(target)
-            else:
-                to_rgb(image).resize(new, Image.Resampling.LANCZOS).save(target, quality=JPEG_QUALITY)
-    except UNDECODABLE as error:
-        if getattr(error, "errno", None):
-            raise  # the disk's fault, not the picture's
-        raise InputError(f"{source}: cannot be decoded ({error}). Copy it again, or remove it and its label.") from error
-    return old, new
+    decoded = decode_record(record)  # a cut file must not be copied as if it were whole
+    image, old, new = decoded.image, decoded.image.size, scaled_size(*decoded.image.size, side)
+    if old == new and told_again(record, decoded):
+        target.write_bytes(decoded.data)
+        return decoded, new
+    if decoded.tag != 1:
+        image = Image.fromarray(np.array(image))  # pixels alone: some formats would be saved with the tag
+    image = image if old == new else image.resize(new, Image.Resampling.LANCZOS)
+    image.save(target, quality=JPEG_QUALITY)
+    return decoded, new
+
+
+def write_mask(
+    record: Record,  # whose mask to copy
+    target: Path,  # where to write it, a PNG
+    size: tuple,  # new width and height, pixels
+) -> None:
+    "Copy a mask, scaled without mixing ids."
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stored = read_stored(record.mask_path, "mask")
+    if stored.image.size == size and stored.kind == "PNG":
+        target.write_bytes(stored.data)
+        return
+    ids = stored.image if stored.image.mode in ("1", "L", "P") else Image.fromarray(read_mask(record.mask_path).numpy())
+    (ids if ids.size == size else ids.resize(size, Image.Resampling.NEAREST)).save(target, "PNG")
 
 # %% ../../nbs/data/12_prepare.ipynb #e72ba961
 def unique_name(path: str, taken: set) -> str:
@@ -79,7 +100,8 @@ def write_det(records: list, names: list, folder: Path, split: str, side: int) -
     images, annotations, taken, slivers = [], [], set(), 0
     for record in records:
         name = unique_name(record.path, taken)
-        (old_w, old_h), (w, h) = write_picture(record.path, folder / split / "data" / name, side)
+        decoded, (w, h) = write_picture(record, folder / split / "data" / name, side)
+        old_w, old_h = decoded.image.size
         for problem in stray_boxes(record, (old_h, old_w)):  # boxes cut by a wrong size would leave here with a right one
             raise InputError(problem)
         images.append(dict(id=len(images) + 1, file_name=name, width=w, height=h))
@@ -103,11 +125,12 @@ def write_seg(records: list, names: list, folder: Path, split: str, side: int) -
     taken = set()
     for record in records:
         name = unique_name(record.path, taken)
-        size = write_picture(record.path, folder / split / "JPEGImages" / name, side)
-        mask = write_picture(record.mask_path, folder / split / "SegmentationClass" / f"{Path(name).stem}.png", side, mask=True)
-        if size[0] != mask[0]:
-            raise InputError(f"{record.mask_path}: the mask is {mask[0][0]} x {mask[0][1]} pixels but its image is "
-                             f"{size[0][0]} x {size[0][1]}. Export the mask again at the image's size.")
+        decoded, size = write_picture(record, folder / split / "JPEGImages" / name, side)
+        (old_w, old_h), (mask_h, mask_w) = decoded.image.size, decoded.mask.shape
+        if (old_w, old_h) != (mask_w, mask_h):
+            raise InputError(f"{record.mask_path}: the mask is {mask_w} x {mask_h} pixels but its image is {old_w} x {old_h}. "
+                             "Export the mask again at the image's size.")
+        write_mask(record, folder / split / "SegmentationClass" / f"{Path(name).stem}.png", size)
     return []
 
 
@@ -116,7 +139,7 @@ def write_cls(records: list, names: list, folder: Path, split: str, side: int) -
     number, taken = {name: wnid for wnid, name in WNIDS.items()}, {}
     for record in records:
         name = number.get(names[record.category], names[record.category])
-        write_picture(record.path, folder / split / name / unique_name(record.path, taken.setdefault(name, set())), side)
+        write_picture(record, folder / split / name / unique_name(record.path, taken.setdefault(name, set())), side)
     return []
 
 # %% ../../nbs/data/12_prepare.ipynb #eb49c235
@@ -149,7 +172,7 @@ def file_hashes(
     folder: Path,  # a set
     tasks: tuple = TASKS,  # whose folders
 ) -> dict:  # path below the folder, with / -> sha256
-    """The hashes of all files of the datasets; hidden files are none of ours.
+    """The hashes of all files of the datasets; hidden files are none of ours. Raises InputError naming what the disk refuses.
 
     Parameters
     ----------
@@ -163,8 +186,14 @@ def file_hashes(
     dict
         path below the folder, with / -> sha256
     """
-    paths = [p for task in tasks for p in sorted((folder / FOLDERS[task]).rglob("*")) if p.is_file()]
-    return {p.relative_to(folder).as_posix(): file_sha256(p) for p in paths if not p.name.startswith(".")}
+    hashes = {}
+    with naming(folder, "folder"):
+        paths = [p for task in tasks for p in sorted((folder / FOLDERS[task]).rglob("*")) if p.is_file()]
+    for path in paths:
+        if not path.name.startswith("."):
+            with naming(path):
+                hashes[path.relative_to(folder).as_posix()] = file_sha256(path)
+    return hashes
 
 # %% ../../nbs/data/12_prepare.ipynb #09eddd32
 @dataclass
@@ -296,6 +325,12 @@ def card_text(manifest: dict) -> str:
     return "\n".join([*lines, "", "## Terms", "", LICENCES, ""])
 
 # %% ../../nbs/data/12_prepare.ipynb #f45d3db8
+def turned_digest(record: Record, data: bytes) -> str:
+    "What decides which way up a picture (of these bytes) is written; empty without a tag, so that such a set keeps its hash."
+    tag = read_stored(record.path).tag if b"exif" in data.lower() else 1
+    return "" if tag == 1 else f"{tag} {record.upright}"
+
+
 def source_digest(minis: Minis, side: int) -> str:
     "One hash for what goes in: files, names and the size asked for."
     digest = hashlib.sha256(json.dumps([2, side, JPEG_QUALITY, minis.classes, minis.leaks]).encode())
@@ -303,7 +338,11 @@ def source_digest(minis: Minis, side: int) -> str:
         for split in SPLITS:
             for r in minis.records[task][split]:
                 digest.update(json.dumps([task, split, Path(r.path).name, r.boxes, r.labels, r.crowd, r.category]).encode())
-                digest.update((file_sha256(r.path) + (file_sha256(r.mask_path) if r.mask_path else "")).encode())
+                for path in (r.path, r.mask_path) if r.mask_path else (r.path,):
+                    with naming(path):
+                        data = read_bytes(path)
+                    digest.update(hashlib.sha256(data).hexdigest().encode())
+                    digest.update(turned_digest(r, data).encode() if path == r.path else b"")
     return digest.hexdigest()
 
 
@@ -350,6 +389,8 @@ def prepare(
     max_side: int = 0,  # longer side at most, pixels; 0: sizes stay
     det_classes: tuple = (),  # detection classes by name; empty: chosen by `data.sources.default_names`
     origin: str = "",  # where the data comes from, for the card; empty: the name of `src`
+    layout: tuple = (),  # what the user settled where two readings fit, as key=value
+    val_split: float = 0.0,  # share of train that becomes val where there is no val, 0..1
 ) -> Path:  # the folder
     """Write the canonical set. Raises InputError when `src` cannot be read or `dst` holds other things.
 
@@ -365,6 +406,10 @@ def prepare(
         detection classes by name; empty: chosen by `data.sources.default_names`
     origin : str, default ""
         where the data comes from, for the card; empty: the name of `src`
+    layout : tuple, default ()
+        what the user settled where two readings fit, as key=value
+    val_split : float, default 0.0
+        share of train that becomes val where there is no val, 0..1
 
     Returns
     -------
@@ -373,8 +418,8 @@ def prepare(
     """
     src, dst = Path(src), Path(dst)
     check_side(max_side)
-    minis = read_minis(src, tuple(det_classes))
-    minis.notes += drop_shared(minis)
+    minis = read_minis(src, tuple(det_classes), layout=tuple(layout), val_split=val_split)
+    minis.notes += [line for line in minis.reading if "your own split" in line] + drop_shared(minis)
     for task in TASKS:
         if not minis.records[task]["train"]:
             raise InputError(f"{src}: every training image of {TASK_TITLES[task]} stands in another set too. Give it others.")

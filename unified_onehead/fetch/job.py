@@ -19,7 +19,8 @@ from pathlib import Path
 from ..core.files import InputError, absent, disk_refuses, file_sha256, file_there, naming, replace_file
 from ..core.config import TASKS, TASK_TITLES
 from ..data.synthetic import FOLDERS, MARKER
-from ..data.sources import find_mini, read_minis
+from ..data.layouts import find_mini
+from ..data.sources import read_minis
 from ..data.prepare import CARD, MANIFEST, differences, file_hashes, prepare, read_manifest
 from .http import Net, SourceError, why_unreadable
 from .archive import (
@@ -81,8 +82,9 @@ def gather(
     "Lay archives together and find the datasets. Raises SourceError when one is nowhere, or when several sets are there."
     merger = Merger(OURS)
     one_tree(unpacked, root, merger)
-    whole = []
-    for place in places(root):
+    found = all_found(root)
+    whole = [Path(os.path.commonpath([folder.parent for folder in found.values()]))] if len(found) == len(TASKS) else []
+    for place in places(root) if not whole else ():
         if not any(place.is_relative_to(other) for other in whole) and len(all_found(place)) == len(TASKS):
             whole.append(place)
     if len(whole) > 1:

@@ -131,7 +131,7 @@ class Feed:
             yield from map(self.from_memory, steps)
             return
         for task, index in {key[:2] for step in steps for key in step} if self.workers else ():
-            self.views.datasets[task].sample(index)  # decoded here once; what a worker decodes is lost with it after the epoch
+            self.views.datasets[task].keep(index)  # decoded here once; what a worker decodes is lost with it after the epoch
         loader = DataLoader(self.views, batch_sampler=steps, collate_fn=collate, num_workers=self.workers)
         for batch in loader:
             batch = batch.to(self.device)

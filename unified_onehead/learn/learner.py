@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..core.config import TASK_TITLES, Config, seed_everything
 from ..data.records import Batch
-from ..data.cache import MiniDataset
+from ..data.cache import MiniDataset, open_cache
 from ..data.augment import ViewDataset
 from ..model.backbone import freeze_norm
 from ..model.net import OneHead, UnifiedOutput
@@ -122,6 +122,8 @@ class Learner:
         called with every log row, one per epoch
     store : dict | None, default None
         kept trunk outputs that several learners share; None: this learner's own
+    cache : default None
+        decoded images that several learners share (a `cache` of another one); None: this learner's own
     """
 
     def __init__(
@@ -133,14 +135,16 @@ class Learner:
         cfg: Config,  # train.*, data.*, distill.* and run.* are read
         log=lambda row: None,  # called with every log row, one per epoch
         store: "dict | None" = None,  # kept trunk outputs that several learners share; None: this learner's own
+        cache=None,  # decoded images that several learners share (a `cache` of another one); None: this learner's own
     ):
         self.net, self.tasks, self.strategy, self.cfg, self.log = net, tasks, strategy, cfg, log
         self.accelerator, self.shared, self.store = make_accelerator(cfg), store is not None, {} if store is None else store
         self.device = self.accelerator.device
         self.net.to(self.device)
         side = round(cfg.data.size * cfg.train.zoom_max)  # the largest view still has real pixels
-        self.train_sets = {t: MiniDataset(s["train"], side) for t, s in records.items() if s.get("train")}
-        self.val_sets = {t: MiniDataset(s["val"], 1 << 30) for t, s in records.items() if s.get("val")}
+        self.cache = cache or open_cache(cfg)  # one budget for all sets
+        self.train_sets = {t: MiniDataset(s["train"], side, cache=self.cache) for t, s in records.items() if s.get("train")}
+        self.val_sets = {t: MiniDataset(s["val"], 1 << 30, cache=self.cache) for t, s in records.items() if s.get("val")}
         seed, zoom = cfg.run.seed if cfg.train.view_seed < 0 else cfg.train.view_seed, (cfg.train.zoom_min, cfg.train.zoom_max)
         self.views, self.shown = ViewDataset(self.train_sets, cfg.data.size, zoom, seed), {}  # shown: of the latest stage
         self.presented, self.replayed = Counter(), Counter()  # task -> images shown in its own stage, and beside later ones

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from ..core.config import Config
 from ..core.boxes import clip_xyxy
-from ..data.records import Batch, Record, Sample, read_mask
+from ..core.images import read_mask
+from ..data.records import Batch, Record, Sample
 from ..model.net import UnifiedOutput
 from ..model.refine import match_class_names
 from ..model.grid import Detections, decode_detection

@@ -18,7 +18,8 @@ import torch
 from ..core.config import TASKS, Config, to_dict
 from ..data.records import Minis
 from ..data.likeness import shared_images
-from ..data.sources import data_digest, find_mini
+from ..data.layouts import find_mini
+from ..data.sources import data_digest
 from ..data.check import folder_mb
 from ..model.net import OneHead
 from ..model.rules import check_network, count_macs
@@ -30,21 +31,38 @@ from .results import Results, RunState
 # %% ../../nbs/run/02_measure.ipynb #2acbf552
 def data_bytes(minis: Minis) -> int:
     "Size of the three datasets' folders; an archive that lies beside them is not part of a dataset."
-    return round(1e6 * sum(folder_mb(find_mini(minis.root, task)) for task in TASKS))
+    places = [minis.folders.get(task) or find_mini(minis.root, task) for task in TASKS]
+    return round(1e6 * sum(folder_mb(Path(place)) for place in places))
+
+
+def find_shared(
+    minis: Minis,  # as the run read them
+    say=None,  # gets progress, and a warning where there are such images; None: progress goes to standard error
+) -> list:  # pairs of files
+    "Pictures that stand in two of the sets. It takes time where there are many, so a run asks before it trains."
+    sets = {(t, s): records for t, splits in minis.records.items() for s, records in splits.items()}
+    pairs = shared_images(sets, say)
+    if pairs and say:
+        shown = "; ".join(" is ".join(Path(p).name for p in pair) for pair in pairs[:5])
+        say(f"WARNING: {len(pairs)} pairs of images in two sets are one picture each ({shown}{'; ..' * (len(pairs) > 5)}). The sets "
+            "should be disjoint; `unified-onehead data prepare` writes a copy without them.")
+    return pairs
 
 
 def data_facts(
     minis: Minis,  # as the run read them
     cfg: Config,  # data.root is read: empty for synthetic minis
-) -> dict:  # root, synthetic, counts, boxes, classes, leaks, notes, bytes, digest, shared
+    shared: "list | None" = None,  # what find_shared gave before training; None: it is found now
+) -> dict:  # root, synthetic, counts, boxes, classes, leaks, notes, reading, bytes, digest, shared
     "What the report says about the data."
     counts = {t: {s: len(r) for s, r in splits.items()} for t, splits in minis.records.items()}
     found = Counter(k for r in minis.records["det"]["val"] for k, crowd in zip(r.labels, r.crowd) if not crowd)
-    sets = {(t, s): records for t, splits in minis.records.items() for s, records in splits.items()}
+    shared = find_shared(minis) if shared is None else shared
     return {"root": str(minis.root), "synthetic": not cfg.data.root, "counts": counts, "classes": minis.classes,
             "boxes": {name: found[k] for k, name in enumerate(minis.classes["det"])},  # in val, crowds left out
-            "leaks": minis.leaks, "notes": list(minis.notes), "bytes": data_bytes(minis), "digest": data_digest(minis),
-            "shared": [[Path(p).name for p in pair] for pair in shared_images(sets)]}
+            "leaks": minis.leaks, "notes": list(minis.notes), "reading": list(minis.reading),
+            "bytes": data_bytes(minis), "digest": data_digest(minis),
+            "shared": [[Path(p).name for p in pair] for pair in shared]}
 
 # %% ../../nbs/run/02_measure.ipynb #9023268b
 @torch.no_grad()
@@ -126,6 +144,7 @@ def collect(
     weights: dict,  # record of the start weights, from build_network
     state: RunState,  # what the stages gave
     single: "dict[str, float]",  # metrics of single-task runs, may be empty
+    shared: "list | None" = None,  # what find_shared gave before training; None: it is found now
 ) -> Results:  # all but `reproduced` and `rules`
     """Measure what is left to measure and put everything into one record.
 
@@ -141,6 +160,8 @@ def collect(
         what the stages gave
     single : dict[str, float]
         metrics of single-task runs, may be empty
+    shared : list | None, default None
+        what find_shared gave before training; None: it is found now
 
     Returns
     -------
@@ -157,5 +178,5 @@ def collect(
         train_seconds={**state.seconds, "total": round(sum(state.seconds.values()), 2)},
         stages=state.stages, scores=state.details, floors=floors(learner),
         fusion_weights=[round(w, 4) for w in net.neck.weights().mean(1).tolist()],
-        config=to_dict(cfg), weights=weights, data=data_facts(minis, cfg), versions=versions(),
+        config=to_dict(cfg), weights=weights, data=data_facts(minis, cfg, shared), versions=versions(),
         device=device_name(device), strategy=cfg.distill.strategy, seed=cfg.run.seed)

@@ -12,13 +12,15 @@ from pathlib import Path
 import torch
 
 from ..core.config import IGNORE, TASKS, TASK_TITLES
+from ..core.files import InputError
 from ..data.cache import MiniDataset
 from ..data.records import Record, letterbox, load_sample, mask_values, normalise
-from ..data.sources import read_minis
+from ..data.sources import pick_split, read_minis
 from ..model.net import OneHead
 from ..learn.task import Task, make_tasks
 from ..learn.checkpoint import load_model, pick_device
 from ..learn.evaluate import evaluate_task
+from ..learn.protocol import COURSE_SCORES, evaluate_course, require_course
 
 # %% ../../nbs/run/05_predict.ipynb #e08e9c31
 @torch.no_grad()
@@ -109,23 +111,85 @@ class Predictor:
         record = Record("det", str(path), 1, upright=True)
         return predict_image(self.net, self.tasks, record, self.cfg.data.size, self.device)
 
+# %% ../../nbs/run/05_predict.ipynb #be5930e6
+def read_chosen(
+    root: "str | Path",  # folder with the three minis
+    tasks: "Sequence[str]",  # which of seg, det, cls
+    split: str,  # auto | train | val | test | all
+    layout: tuple,  # what settles an ambiguous layout, key=value
+    classes: "dict | None" = None,  # task -> names of a network, which fix the numbering; None: the set's own
+    say=print,  # gets the reader's notes, and which split was read
+) -> dict:  # task -> (split, records)
+    "One split of each task, each as `pick_split` chooses it, since a root may hold a test set for some tasks only."
+    found = {}
+    for task in tasks:
+        chosen = pick_split(root, task, split, tuple(layout))
+        minis = read_minis(str(root), tasks=(task,), splits=(chosen,), classes=classes, layout=tuple(layout))
+        for note in minis.notes:
+            say(f"note: {note}")
+        records = minis.records[task][chosen]
+        say(f"{TASK_TITLES[task]}: measured on {'the whole set' if chosen == 'all' else chosen}, {len(records)} images")
+        found[task] = chosen, records
+    return found
+
+
 # %% ../../nbs/run/05_predict.ipynb #1dd3add4
 UNMEASURED = {"seg": {"mIoU": None}, "det": {"AP": None, "AP50": None}, "cls": {"Top1": None}}
 
 
 def judge_labels(
     task: Task,  # with the network's class names
-    dataset: MiniDataset,  # validation images at full size
+    dataset: MiniDataset,  # images at full size
+    split: str = "val",  # how to call the set
 ) -> str:  # why the task cannot be measured; empty when it can
     "Decode everything before the network runs. Raises InputError for a broken file and for a mask value that is no class."
     seen = set().union(*(mask_values(dataset.sample(i), len(task.classes)) for i in range(len(dataset))))
     if not len(dataset):
-        return "val has no image"
+        return f"{split} has no image"
     if task.name == "seg" and seen <= {0, IGNORE}:
-        return f"no mask of val shows a class; all is background or 'ignore' ({IGNORE})"
+        return f"no mask of {split} shows a class; all is background or 'ignore' ({IGNORE})"
     if task.name == "det" and all(crowd for record in dataset.records for crowd in record.crowd):
-        return f"val has no box of {', '.join(task.classes)} (crowds do not count)"
+        return f"{split} has no box of {', '.join(task.classes)} (crowds do not count)"
     return ""
+
+# %% ../../nbs/run/05_predict.ipynb #65d5dc9b
+PROTOCOLS = ("ours", "course", "both")
+
+
+def check_choice(protocol: str, batch: "int | None") -> None:
+    "Refuse what cannot be measured before anything is read."
+    if protocol not in PROTOCOLS:
+        raise InputError(f"--protocol {protocol}: one of {', '.join(PROTOCOLS)}.")
+    if batch is not None and batch < 1:
+        raise InputError(f"--batch {batch}: how many images pass at a time; at least 1.")
+    if protocol != "ours":
+        require_course()
+
+
+def score_sets(
+    predictor: Predictor,  # whose network is measured
+    sets: "dict[str, tuple]",  # task -> (split, dataset at full size, with the network's numbering)
+    protocol: str = "ours",  # a name of PROTOCOLS
+    batch: "int | None" = None,  # images per forward pass; None: as configured
+    say=print,  # gets why a task is not measured
+) -> dict:  # metric -> 0..1 or None; "course" -> the same for the course's protocol, where it was asked for
+    "Judge all labels, then measure."
+    reasons = {name: judge_labels(predictor.tasks[name], data, "the set" if split == "all" else split)
+               for name, (split, data) in sets.items()}
+    scores, course, batch = {}, {}, batch or predictor.cfg.run.eval_batch
+    for name, (_, data) in sets.items():
+        task, key = predictor.tasks[name], COURSE_SCORES[name]
+        if reasons[name]:
+            say(f"note: {TASK_TITLES[name]} is not measured: {reasons[name]}")
+            scores.update(UNMEASURED[name])
+            course[key] = None
+            continue
+        size = predictor.cfg.data.size
+        scores.update(evaluate_task(predictor.net, task, data, size, predictor.device, batch).compute())
+        if protocol != "ours":
+            course[key] = evaluate_course(predictor.net, task, data, predictor.device, batch)
+    return scores if protocol == "ours" else {**scores, "course": course}
+
 
 # %% ../../nbs/run/05_predict.ipynb #ba3126bb
 def evaluate(
@@ -133,9 +197,16 @@ def evaluate(
     data_root: "str | Path",  # folder with the three minis
     tasks: "Sequence[str]" = TASKS,  # which of seg, det, cls
     device: "str | None" = None,  # cpu | cuda | mps; None: what the machine has
-    say=print,  # gets the reader's notes and why a task is not measured, one line at a time
+    say=print,  # gets the reader's notes, which split was read and why a task is not measured, one line at a time
+    split: str = "auto",  # train | val | test | all; auto: test, else val, else everything
+    layout: "Sequence[str]" = (),  # key=value: what settles a layout that can be read in two ways, see `data.layouts`
+    batch: "int | None" = None,  # images per forward pass; None: as the model was configured
+    protocol: str = "ours",  # ours; course or both: also mAP, mIoU and Top-1 as the course's script measures, under "course"
 ) -> dict:  # metric -> value in 0..1; None where nothing can be measured
-    """Evaluate a saved model on the validation split. Raises InputError for foreign or broken files and for foreign classes.
+    """Evaluate a saved model on the test images, or the validation images where there are none.
+
+    Raises InputError for foreign or broken files, for foreign classes, for a split that is not there, and for the course's
+    protocol without torchmetrics.
 
     Parameters
     ----------
@@ -148,25 +219,23 @@ def evaluate(
     device : str | None, default None
         cpu | cuda | mps; None: what the machine has
     say : default print
-        gets the reader's notes and why a task is not measured, one line at a time
+        gets the reader's notes, which split was read and why a task is not measured, one line at a time
+    split : str, default "auto"
+        train | val | test | all; auto: test, else val, else everything
+    layout : Sequence[str], default ()
+        key=value: what settles a layout that can be read in two ways, see `data.layouts`
+    batch : int | None, default None
+        images per forward pass; None: as the model was configured
+    protocol : str, default "ours"
+        ours; course or both: also mAP, mIoU and Top-1 as the course's script measures, under "course"
 
     Returns
     -------
     dict
         metric -> value in 0..1; None where nothing can be measured
     """
+    check_choice(protocol, batch)
     predictor = Predictor(weights, device)
-    minis = read_minis(str(data_root), tasks=tuple(tasks), splits=("val",), classes=predictor.classes)
-    for note in minis.notes:
-        say(f"note: {note}")
-    datasets = {name: MiniDataset(minis.records[name]["val"], 1 << 30) for name in tasks}
-    reasons = {name: judge_labels(predictor.tasks[name], dataset) for name, dataset in datasets.items()}
-    scores = {}
-    for name, dataset in datasets.items():
-        if reasons[name]:
-            say(f"note: {TASK_TITLES[name]} is not measured: {reasons[name]}")
-            scores.update(UNMEASURED[name])
-        else:
-            scores.update(evaluate_task(predictor.net, predictor.tasks[name], dataset, predictor.cfg.data.size, predictor.device,
-                                        predictor.cfg.run.eval_batch).compute())
-    return scores
+    found = read_chosen(data_root, tasks, split, layout, predictor.classes, say)
+    sets = {name: (chosen, MiniDataset(records, 1 << 30)) for name, (chosen, records) in found.items()}
+    return score_sets(predictor, sets, protocol, batch, say)

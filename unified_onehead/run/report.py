@@ -245,7 +245,9 @@ def report_text(
     head = (f"Strategy `{results.strategy}`, seed {results.seed}, device {results.device}, "
             f"start weights `{weights.get('name', 'none')}` (sha256 {weights.get('sha256') or 'none'}). "
             f"Rules: {verdict_counts(rules)}.")
+    reading = (results.data or {}).get("reading") or []
     sections = {
+        **({"Data": "\n".join(f"- {line}" for line in reading)} if reading else {}),  # runs of older versions did not record it
         "Architecture": f"```\n{diagram(results)}\n```",
         "Schedule": section_schedule(results, records),
         "Results": section_results(results),

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..core.files import InputError
+from ..core.files import InputError, progress
 from ..core.config import IGNORE, METRICS, TASKS, Config, replace_fields, seed_everything
 from ..core.viz import show_predictions
 from ..data.records import Minis, mask_values
@@ -31,7 +31,7 @@ from .folder import (
     RunLog, changes, check_same_run, claimed, first_readable, keep_checkpoint, keep_finished, numbered, open_folder,
     read_log, run_name, what_is_in, write_json)
 from .results import Results, RunState
-from .measure import collect
+from .measure import collect, find_shared
 from .verdict import judge, verdict_table
 from .report import write_report
 from .predict import predict_image
@@ -54,6 +54,8 @@ def doubt(
 def describe_start(minis: Minis, net: OneHead, weights: dict, folder: Path, say) -> None:
     "Say what is about to be trained on what."
     say(f"data: {minis.root}")
+    for line in minis.reading:
+        say(f"read as: {line}")
     for task in TASKS:
         counts = {split: len(records) for split, records in minis.records[task].items()}
         say(f"{task}: {counts}, {len(minis.classes[task])} classes: {', '.join(minis.classes[task])}")
@@ -67,6 +69,7 @@ def describe_start(minis: Minis, net: OneHead, weights: dict, folder: Path, say)
 # %% ../../nbs/run/06_stages.ipynb #efe8bd84
 def check_images(
     learner: Learner,  # its training and validation images are decoded
+    say=None,  # gets lines of progress where it takes long; None: standard error
 ) -> None:
     """Decode every image before the first epoch, so that a broken file is named now and not after an hour.
 
@@ -77,16 +80,19 @@ def check_images(
     ----------
     learner : Learner
         its training and validation images are decoded
+    say : default None
+        gets lines of progress where it takes long; None: standard error
     """
     drawn = set()  # values in val's masks
-    for split, sets in (("train", learner.train_sets), ("val", learner.val_sets)):
-        for task, dataset in sets.items():
-            for index, record in enumerate(dataset.records):
-                sample = dataset.sample(index)
-                found = mask_values(sample, len(learner.tasks[task].classes))
-                drawn |= found if split == "val" else set()
-                for problem in stray_boxes(record, sample.original):
-                    raise InputError(problem)
+    sets = [(split, task, dataset) for split, parts in (("train", learner.train_sets), ("val", learner.val_sets))
+            for task, dataset in parts.items()]
+    keys = ((*one, index) for one in sets for index in range(len(one[2])))
+    for split, task, dataset, index in progress(keys, "decoding images", say, sum(len(dataset) for *_, dataset in sets)):
+        record, sample = dataset.records[index], dataset.sample(index)
+        found = mask_values(sample, len(learner.tasks[task].classes))
+        drawn |= found if split == "val" else set()
+        for problem in stray_boxes(record, sample.original):
+            raise InputError(problem)
     if not drawn - {0, IGNORE}:
         raise InputError("segmentation: no val mask shows a class; all is background or 'ignore' (255), so nothing could be "
                          "measured. Write the classes' numbers, 1 and up, into the masks.")
@@ -189,6 +195,7 @@ def single_task_runs(
     folder: Path,  # of the run; single_seg.pt, .. are read and written there
     log,  # gets the rows of every epoch, each with the key `single_task`
     say=print,  # gets one line of text where the disk refuses or a file is damaged
+    cache=None,  # decoded images of the run; None: each has its own
 ) -> "dict[str, float]":  # metric -> value
     "Train each task alone, or find it trained; their metrics. The detector's boxes ask the segmenter's masks."
     scores, nets = {}, {}
@@ -202,7 +209,7 @@ def single_task_runs(
         nets[task] = saved[0] if saved else net
         tasks, strategy = make_tasks(minis.classes, cfg, nets[task].stride), make_strategy(replace_fields(cfg, strategy="naive"))
         learner = Learner(nets[task], tasks, strategy, minis.records, cfg,
-                          lambda row, task=task: log({**row, "single_task": task}))
+                          lambda row, task=task: log({**row, "single_task": task}), cache=cache)
         if not saved:
             learner.fit_stage(0, (task,), [])
             keep_checkpoint(path, learner, minis, say, start=weights["sha256"])
@@ -288,10 +295,11 @@ def run_assignment(
         if note := doubt(cfg, learner.device):
             say(f"WARNING: {note}")
         state = begin(learner, folder, minis, weights["sha256"], resume, say)
-        check_images(learner)
+        shared = find_shared(minis, say)
+        check_images(learner, say)
         state = run_stages(learner, minis, folder, state, say)  # all of the training but the single-task runs
-        single = single_task_runs(cfg, minis, folder, log, say) if cfg.run.single_task else {}
-        results = collect(learner, minis, weights, state, single)
+        single = single_task_runs(cfg, minis, folder, log, say, learner.cache) if cfg.run.single_task else {}
+        results = collect(learner, minis, weights, state, single, shared)
         path = save_final(learner, minis, weights, folder, state, say)
         results = replace(results, reproduced=reproduces(path, learner, results.final))
         return finish(folder, results, learner, minis, say)

@@ -62,9 +62,10 @@ def rules_data(
     elif twice is None:
         note = "; ".join(filter(None, (left_out, "compared within each dataset, by file")))
     made = "synthetic minis, not the course's data" if info.get("synthetic") else ""
+    own = "; ".join(line for line in info.get("reading") or [] if "your own split" in line)
     return [
         rule("data: layout", "three minis with train and val", str(info.get("root", "not recorded")),
-             None if made and complete else complete, made),
+             None if made and complete else complete, "; ".join(filter(None, (made, own)))),
         rule("data: images", "240 train / 60 val per task", text,
              complete and all(pair == (240, 60) for pair in found.values()), left_out),
         unknown(name, limit, "no check for shared images") if leaks is None else
