@@ -297,8 +297,11 @@ def archives_of(folder: Path, name: str, listed: list) -> list:
 
 def archives_in(folder: Path, names: tuple) -> list:
     "The archives of these names, whatever their suffix, with all their parts; empty when one is missing."
-    with naming(folder):
-        listed = sorted(os.listdir(folder)) if folder.is_dir() else []
+    try:
+        with naming(folder):
+            listed = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        listed = []
     found = [archives_of(folder, name, listed) for name in names]
     return [path for paths in found for path in paths] if all(found) else []
 
