@@ -29,7 +29,11 @@ setup(
     ],
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split(), "bench": cfg["bench_requirements"].split()},
+    extras_require={
+        "dev": [*cfg["dev_requirements"].split(), *cfg["course_requirements"].split()],  # the tests measure by both protocols
+        "bench": cfg["bench_requirements"].split(),
+        "course": cfg["course_requirements"].split(),
+    },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],

@@ -127,7 +127,7 @@ class Claims(Mapping):
 def count_boxes(data_root: str) -> dict:  # boxes: name -> [train, val]; classes, replaced, images, empty
     "Boxes of every name in the draw, crowds left out, and the names that the reader chose in place of more frequent ones."
     folder = sources.find_mini(data_root, "det")
-    parts = {split: sources.read_coco(*sources.located(folder, "det", split))[0] for split in ("train", "val")}
+    parts = {split: sources.read_located(folder, split)[0] for split in ("train", "val")}
     boxes = {split: Counter(n for record, names in pairs for n, crowd in zip(names, record.crowd) if not crowd)
              for split, pairs in parts.items()}
     total = sum(boxes.values(), Counter())

@@ -32,7 +32,7 @@ from unified_onehead.fetch import get as fetch
 from unified_onehead.core.files import InputError
 from unified_onehead.fetch.http import DiskFull, Net, SourceError, download
 from unified_onehead.fetch.drive import download_drive
-from unified_onehead.fetch.archive import unpack
+from unified_onehead.fetch.archive import Unclear, unpack
 from unified_onehead.fetch.job import whats_wrong
 from unified_onehead.fetch.official import Official
 from unified_onehead.fetch.get import get_data
@@ -563,6 +563,157 @@ def test_own_data_under_other_names(get, minis, tmp_path, server):
         (own / name).rename(own / f"my set {number}")
     assert get() == own and "used as it is" in get.said[-1] and server.log == []
     assert holds_no_set(own), "nothing was put beside it that would be read in its place"
+
+
+# ---- archives in parts -------------------------------------------------------------------------------------------------
+
+STAMP = "20240101T000000Z"
+
+
+def dealt(minis, folder, number=3, name="minis", top="minis/", seed=0, leave_out=()):
+    "The minis as Google Drive sends a folder: several zips, the files dealt out at random; a seed gives the same."
+    files = [p for p in sorted(minis.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    random.Random(seed).shuffle(files)
+    folder.mkdir(exist_ok=True)
+    for k in range(number):
+        path = folder / f"{name}-{STAMP}-{k + 1:03}.zip"
+        if k + 1 not in leave_out:
+            with zipfile.ZipFile(path, "w") as file:
+                for member in files[k::number]:
+                    file.write(member, top + member.relative_to(minis).as_posix())
+    return sorted(folder.glob(f"{name}-*.zip"))
+
+
+@pytest.mark.parametrize("top", ["minis/", "content/drive/MyDrive/Colab Notebooks/minis/", ""])
+def test_parts_of_a_download_are_one_set(get, minis, wanted, server, tmp_path, top):
+    paths = dealt(minis, tmp_path / "parts", top=top)
+    for path in paths:
+        server.files[f"/{path.name}"] = path.read_bytes()
+    folder = get(urls=[f"{server.url}/{p.name}" for p in paths])
+    assert is_whole(folder, wanted), "no class and no mask is lost"
+    told = [line for line in get.said if line.startswith("put together: ")]
+    assert len(told) == 1 and all(p.name in told[0] and p.name in read_manifest(folder)["origin"] for p in paths)
+
+
+def test_parts_in_the_drive_folder(get, minis, wanted, tmp_path):
+    dealt(minis, tmp_path / "drive")
+    listed = sorted(os.listdir(tmp_path / "drive"))
+    assert is_whole(get(drive=tmp_path / "drive", urls=()), wanted)
+    assert sorted(os.listdir(tmp_path / "drive")) == listed, "a person's folder is left as it is"
+    for name in FOLDERS.values():  # the folder of each dataset downloaded by itself
+        dealt(minis / name, tmp_path / "each", 2, name, f"{name}/")
+    assert is_whole(get("each_set", drive=tmp_path / "each", urls=()), wanted)
+
+
+def test_a_missing_part_is_named(get, minis, server, tmp_path):
+    server.files["/minis.zip"] = b"another source, which must not be asked in its place"
+    dealt(minis, tmp_path / "drive", leave_out=(2,))
+    with pytest.raises(InputError, match=f"minis-{STAMP}-001.zip, minis-{STAMP}-003.zip: part 002 of this download is missing"):
+        get(drive=tmp_path / "drive")
+    paths = dealt(minis, tmp_path / "first", 4, leave_out=(1, 3))
+    with pytest.raises(InputError, match="part 001, 003 of this download is missing"):
+        get(urls=[str(paths[0])])
+    with pytest.raises(InputError, match="part 001 of this download is missing"):
+        get(urls=[f"{server.url}/minis-{STAMP}-002.zip?download=1"])
+    assert server.log == [] and holds_no_set(tmp_path / "data")
+
+
+def test_one_part_given_takes_its_siblings(get, minis, wanted, tmp_path):
+    paths = dealt(minis, tmp_path / "downloads")
+    assert is_whole(get(urls=[str(paths[1])]), wanted)
+    assert sum("taken along" in line for line in get.said) == 2
+
+
+def test_parts_that_overlap_or_contradict(get, minis, wanted, tmp_path):
+    one, two = dealt(minis, tmp_path / "parts", 2)
+    member = "minis/mini_voc_seg/classes.txt"
+    with zipfile.ZipFile(one) as file:
+        inside = member in file.namelist()
+    for path, content in ((two if inside else one, (minis / "mini_voc_seg/classes.txt").read_bytes()), (None, b"another list")):
+        other = path or tmp_path / "parts/extra.zip"
+        with zipfile.ZipFile(other, "a") as file:
+            file.writestr(member, content)
+        if path:
+            assert is_whole(get(urls=[str(one), str(two)]), wanted), "the same bytes twice are one file"
+    with pytest.raises(InputError, match=r"-00\d.zip and .*extra.zip both hold mini_voc_seg/classes.txt, and the two differ"):
+        get("second", urls=[str(one), str(two), str(tmp_path / "parts/extra.zip")])
+
+
+def test_archives_without_names_of_parts(get, minis, wanted, tmp_path):
+    "Images in one archive, masks in another under another top folder and in capitals, the rest in a third."
+    files = [p for p in sorted(minis.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+    rules = {"a.zip": ("minis/", lambda n: "JPEGImages" in n), "b.zip": ("MyDrive/copy/", lambda n: "SegmentationClass" in n),
+             "c (1).zip": ("MINIS/", lambda n: "JPEGImages" not in n and "SegmentationClass" not in n)}
+    for name, (top, rule) in rules.items():
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            for path in files:
+                if rule(path.relative_to(minis).as_posix()):
+                    file.write(path, top + path.relative_to(minis).as_posix())
+    assert is_whole(get(urls=[str(tmp_path / name) for name in rules]), wanted)
+
+
+def test_bare_archives_of_datasets_are_never_mixed(get, minis, wanted, tmp_path):
+    "Each holds train/ and val/ and nothing above; two have the same name in different folders."
+    for name, place in zip(FOLDERS.values(), ("x/data.zip", "y/data.zip", "imagenette.zip")):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(zip_of(minis / name, ""))
+    assert is_whole(get(urls=[str(tmp_path / place) for place in ("x/data.zip", "y/data.zip", "imagenette.zip")]), wanted)
+
+
+@pytest.mark.parametrize("names, words", [
+    (["minis.zip.001", "minis.zip.002"], "cat minis.zip"), (["minis.zip", "minis.z01"], "zip -s 0"),
+    (["minis.7z.001"], "cat minis.7z"),
+    ([f"minis-{STAMP}-001.zip", "minis-20240202T000000Z-001.zip"], "parts of two downloads")])
+def test_what_must_be_settled_first(get, tmp_path, names, words):
+    (tmp_path / "drive").mkdir()
+    for name in names:
+        (tmp_path / "drive" / name).write_bytes(b"PK")
+    with pytest.raises(Unclear, match=words):
+        get(drive=tmp_path / "drive")
+    if "two downloads" not in words:
+        with pytest.raises(Unclear, match=words):
+            get(urls=[str(tmp_path / "drive" / name) for name in names])
+    assert holds_no_set(tmp_path / "data")
+
+
+def test_a_file_that_a_browser_named_anew(get, archive, wanted, tmp_path):
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "drive/Minis (1).zip").write_bytes(archive)
+    assert is_whole(get(drive=tmp_path / "drive", urls=()), wanted)
+    (tmp_path / "drive/minis.zip").write_bytes(archive)
+    assert is_whole(get("same", drive=tmp_path / "drive", urls=()), wanted)
+    (tmp_path / "drive/minis.zip").write_bytes(archive[:-1])
+    with pytest.raises(InputError, match="are both there, and they differ"):
+        get("other", drive=tmp_path / "drive", urls=())
+
+
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("call", ["stat", "listdir"])
+def test_a_drive_that_does_not_answer(get, wanted, monkeypatch, tmp_path, number, call):
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "drive/minis.zip").write_bytes(b"")
+    real = getattr(os, call)
+
+    def refusing(path, *args, **options):
+        if str(path).startswith(str(tmp_path / "drive")):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, call, refusing)
+    with pytest.raises(InputError) as caught:
+        get(drive=tmp_path / "drive", urls=())
+    message = str(caught.value)
+    assert f"{tmp_path}/drive" in message and "cannot be read or written now" in message and "try again" in message
+    assert is_whole(get(drive=tmp_path / "drive"), wanted), "another source can still give the set"
+
+
+def test_links_that_lead_nowhere(get, tmp_path):
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "drive/minis.zip").symlink_to(tmp_path / "moved.zip")
+    with pytest.raises(InputError, match=r"drive/minis.zip: a link to .*moved.zip, which is not there"):
+        get(drive=tmp_path / "drive", urls=())
+    with pytest.raises(InputError, match=r"drive/minis.zip: a link to .*moved.zip, which is not there"):
+        get(urls=[str(tmp_path / "drive/minis.zip")])
 
 
 # ---- other processes ---------------------------------------------------------------------------------------------------

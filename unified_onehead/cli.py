@@ -189,7 +189,8 @@ def do_eval(args: argparse.Namespace) -> int:  # exit code
 def add_measuring(parser) -> None:
     "What `eval` and `grade` share: which images are measured, and how."
     add = parser.add_argument
-    add("--data-root", "--data_root", required=True, metavar="D", help="folder with the three minis, with or without named splits")
+    add("--data-root", "--data_root", required=True, metavar="D",
+        help="folder with the three minis, with or without named splits")
     add("--tasks", default="all", metavar="T", help="all, or some of seg,det,cls (default: %(default)s)")
     add("--split", default="auto", choices=["auto", "train", "val", "test", "all"],
         help="which images (default: test, else val, else everything, for each task)")
@@ -216,8 +217,9 @@ def do_grade(args: argparse.Namespace) -> int:  # exit code: 1 when a model coul
     "Measure every model below a folder, one row of a CSV each; rows that are there already are kept."
     tasks = parse_tasks(args.tasks)
     from unified_onehead.run.grading import grade_folder
-    rows = grade_folder(args.folder, args.data_root, args.out, say=functools.partial(print, flush=True), tasks=tasks, split=args.split,
-                        layout=args.layout, protocol=args.protocol, batch=args.batch, device=device_asked(args), limit_mb=args.limit_mb)
+    rows = grade_folder(args.folder, args.data_root, args.out, say=functools.partial(print, flush=True), tasks=tasks,
+                        split=args.split, layout=args.layout, protocol=args.protocol, batch=args.batch,
+                        device=device_asked(args), limit_mb=args.limit_mb)
     failed = sum(bool(row["error"]) for row in rows)
     print(f"{args.out}: {len(rows) - failed} graded, {failed} not")
     return 1 if failed else 0

@@ -119,8 +119,8 @@ class Looking(pickle.Unpickler):
         return type(name, (Inert,), {"__module__": module, "__qualname__": name})
 
     def persistent_load(self, key):
-        "The numbers of a tensor are not read."
-        return Inert()
+        "The numbers of a tensor are not read; of a class that came with its source, the stand-in is taken."
+        return key[1] if isinstance(key, tuple) and key[0] == "module" else Inert()
 
 
 SAFE = re.compile(r"torch\._utils\._rebuild_|torch\.\w*(Storage|Tensor)$|torch\.(storage|nn\.parameter|Size|device|bool)"
@@ -161,7 +161,7 @@ def in_words(found, depth: int = 1) -> str:
     return f"a {kind.__module__}.{kind.__qualname__}" if isinstance(found, Inert) else f"a {kind.__name__}"
 
 # %% ../../nbs/core/06_weights.ipynb #76b1dd91
-def why_refused(file, name: str, error: Exception) -> str:
+def why_refused(file, name: str, error: Exception, kind: str) -> str:
     "What torch's safe loader refused, in words."
     what = what_it_is(file)
     if what:
@@ -171,10 +171,10 @@ def why_refused(file, name: str, error: Exception) -> str:
     except Exception as fault:  # whatever a damaged pickle raises: EOFError, UnpicklingError, ValueError, MemoryError ..
         if disk_refuses(fault):
             raise
-        return f"cannot be read ({type(error).__name__}); the file is damaged or was cut off. Get it again."
+        return f"cannot be read as {kind} ({type(error).__name__}); the file is damaged or was cut off. Take another copy."
     if not refused:
         reason = (str(error).splitlines() or [""])[0][:120]
-        return f"cannot be read ({type(error).__name__}: {reason}); it holds {in_words(found)}. Get it again."
+        return f"cannot be read as {kind} ({type(error).__name__}: {reason}); it holds {in_words(found)}. Take another copy."
     state = "saved.state_dict()"
     if isinstance(found, dict):
         entry = max(found, key=lambda key: count_tensors(found[key]), default=None)
@@ -190,6 +190,7 @@ def read_saved(
     file,  # open for reading, binary
     name: str,  # of the file, for messages
     lead: str = "",  # words before the name
+    kind: str = "a state dict",  # what it should be
 ) -> object:  # what was saved; tensors are on the CPU
     "What torch.save wrote, read without running anything in it. Raises InputError that says what the file is instead."
     try:
@@ -198,7 +199,7 @@ def read_saved(
     except Exception as error:  # damage shows as EOFError, RuntimeError, ValueError, OSError or UnpicklingError
         if disk_refuses(error):
             raise
-        raise InputError(f"{lead}{name}: {why_refused(file, name, error)}") from error
+        raise InputError(f"{lead}{name}: {why_refused(file, name, error, kind)}") from error
 
 # %% ../../nbs/core/06_weights.ipynb #797e9166
 def tensor_dicts(
@@ -269,11 +270,12 @@ def the_one(fits: list, saved: dict, path: str, title: str) -> tuple:  # (entrie
     plain = [fit for fit in fits if fit[0] == usual and usual_prefix(fit[1])]
     if plain or all(equal(fit[2], fits[0][2]) for fit in fits[1:]):
         return (plain or fits)[0]
-    names = [" / ".join(entries) + f" (names that begin with {prefix})" * bool(prefix) for entries, prefix, _ in fits]
+    names = [", ".join([" / ".join(entries)] * bool(entries) + [f"names that begin with {prefix}"] * bool(prefix))
+             for entries, prefix, _ in fits]
     entries, prefix, _ = fits[0]
     entry = "".join(f"[{e!r}]" for e in entries)
     state = f"{{k: v for k, v in saved.items() if k.startswith({prefix!r})}}" if prefix else "saved"
     raise InputError(
-        f"weights {path}: {len(fits)} state dicts in it fit {title}, and they differ: {', '.join(names)}. Say which one is "
+        f"weights {path}: {len(fits)} state dicts in it fit {title}, and they differ: {'; '.join(names)}. Say which one is "
         f"meant by making a file of it, for the first: `import torch; saved = torch.load({path!r}, map_location=\"cpu\", "
         f"weights_only=True){entry}; torch.save({state}, \"weights.pt\")`")

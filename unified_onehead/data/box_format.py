@@ -11,27 +11,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# %% ../../nbs/data/05_box_format.ipynb #30c8c879
+# %% ../../nbs/data/05_box_format.ipynb #7ce6fa0a
 def four_numbers(bbox) -> list:
     "A box as four floats; numbers as text are read. Raises ValueError for anything else."
-    if not isinstance(bbox, (list, tuple)) or len(bbox) != 4 or any(isinstance(value, bool) for value in bbox):
+    if not isinstance(bbox, (list, tuple)) or len(bbox) != 4 or bool in map(type, bbox):
         raise ValueError(f"bbox {bbox!r:.80} is not four numbers")
     try:
         numbers = [float(value) for value in bbox]
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"bbox {bbox!r:.80} is not four numbers") from error
-    if not all(map(math.isfinite, numbers)):
+    if not math.isfinite(sum(numbers)) and not all(map(math.isfinite, numbers)):  # the sum alone is fast
         raise ValueError(f"bbox {bbox} is not finite")
     return numbers
 
-# %% ../../nbs/data/05_box_format.ipynb #c06fef78
+# %% ../../nbs/data/05_box_format.ipynb #92613ded
 def coco_box(
     bbox: list,  # x, y, width, height in pixels
     width: float,  # of the image, pixels
     height: float,  # of the image, pixels
 ) -> tuple:  # [x1, y1, x2, y2] inside the image or None, and whether it stuck out by more than a pixel
     "Convert and clip one box. Raises ValueError for anything but four finite numbers."
-    x, y, w, h = four_numbers(bbox)
+    return clip_box(*four_numbers(bbox), width, height)
+
+
+def clip_box(x: float, y: float, w: float, h: float, width: float, height: float) -> tuple:
+    "As `coco_box`, of numbers that were checked."
     box = [max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))]
     outside = min(x, y, width - x - w, height - y - h) < -1
     return (box if box[2] - box[0] >= 1 and box[3] - box[1] >= 1 else None), outside
@@ -103,7 +107,7 @@ class Foreign:
             return "boxes for pictures of another size"
         return WORDS[self.order] + (f" in {self.unit} of the image" if UNITS[self.unit] else " in pixels")
 
-# %% ../../nbs/data/05_box_format.ipynb #67c9b61a
+# %% ../../nbs/data/05_box_format.ipynb #43fae521
 SLACK, FAR = 0.01, 0.05  # of the image's side: rounding, and more than an annotator's hand slips
 
 
@@ -153,10 +157,12 @@ def by_areas(boxes: FileBoxes) -> "Foreign | None":
         if order == "xyxy":
             rows &= (c > a) & (d > b)  # two negative sides have an area too
         if rows.sum() >= max(1, 0.9 * (known & ~both).sum()):
+            if order == "xyxy" and (boxes.outside("yxyx") > SLACK).sum() < (boxes.outside("xyxy") > SLACK).sum():
+                order = "yxyx"  # of the same area
             return Foreign(order, unit, "have the area that they have when read so", rows)
     return None
 
-# %% ../../nbs/data/05_box_format.ipynb #c22fd589
+# %% ../../nbs/data/05_box_format.ipynb #8e8e2178
 def by_image(boxes: FileBoxes, declared: str) -> "Foreign | None":
     "Boxes that reach out of their image as declared, and lie inside when read another way."
     out, n = boxes.outside(declared), len(boxes.raw)
@@ -174,7 +180,7 @@ def by_image(boxes: FileBoxes, declared: str) -> "Foreign | None":
         if order == "yxhw":  # exchanged x and y put boxes wholly outside; what merely reaches out is another thing
             enough &= away.sum() >= max(1, rows.sum() / 10) or (rows.sum() >= 0.3 * n and bad == 0)
         if order == "xyhw":  # reaches out on both axes, and not one box speaks against it
-            enough &= wide and high and n >= 10 and rows.sum() >= 0.2 * n and bad == 0
+            enough &= wide and high and n >= 10 and rows.sum() >= (0.1 if rows.sum() >= 20 else 0.2) * n and bad == 0
         if enough and bad <= rows.sum() / 10 and (best is None or bad < best[0]):
             best = bad, order
     if best:
@@ -184,6 +190,8 @@ def by_image(boxes: FileBoxes, declared: str) -> "Foreign | None":
         return Foreign("xyxy", "pixels", why, corners)
     if away.sum() >= max(3, 0.05 * n) or away.sum() >= n / 2:
         return Foreign("", "pixels", "lie wholly outside their image", away)
+    if n >= 3 and far > n / 2 and (as_corners(boxes.raw, boxes.sizes, declared)[:, :2] >= 0).all():
+        return Foreign("", "pixels", "reach far out of their image, all on the right or below", out > FAR)
     return None
 
 
@@ -211,3 +219,11 @@ def foreign_format(
     if found or (known and agreeing(boxes, declared).sum() >= 0.9 * known):  # polygons say more than the image's edges
         return found
     return by_limits(boxes) or by_image(boxes, declared)
+
+# %% ../../nbs/data/05_box_format.ipynb #83fb9c06
+def looks_shrunk(
+    boxes: FileBoxes,  # all of a file
+) -> bool:
+    "Whether no box reaches far into the right or lower half of its image, as when boxes were drawn on smaller pictures."
+    reach = as_corners(boxes.raw, boxes.sizes)[:, 2:] / boxes.sizes
+    return len(reach) >= 20 and bool((reach < 0.55).all())

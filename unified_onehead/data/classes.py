@@ -7,23 +7,235 @@ __all__ = ['WNIDS']
 
 # %% ../../nbs/data/07_classes.ipynb #6c0d68bb
 import difflib
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.files import InputError
+from ..core.config import IGNORE
+from .text import parse_json, read_text
 from .pictures import VOC_CLASSES
 
+# %% ../../nbs/data/07_classes.ipynb #c52a96b3
+LISTS = ("classes.txt", "class_names.txt", "labelmap.txt", "labels.txt", "classes.json")
+NOTHING = {*"""background backgrounds bg bkg bgd void unlabeled unlabelled unlabel ignore ignored none nothing null nolabel
+noclass noobject dontcare hintergrund fond fondo fundo sfondo arriereplan arrièreplan achtergrond bakgrund tło
+pozadí фон 背景 背景类 背景類 배경
+""".split()}  # without signs and spaces, in small letters
+DOUBTFUL = {*"""other others rest misc miscellaneous unknown undefined unclassified unassigned clutter stuff anything""".split()}
+READINGS = {"with_background": 0, "without_background": 1}  # which number the first name has
+
+
+@dataclass
+class ClassList:
+    "Names as a file lists them, in order."
+    names: list  # from the first number on
+    first: int  # the number of the first name, as far as the list says
+    sure: bool = True  # whether the list itself says it
+    doubt: str = ""  # why nobody can know without the masks or the user
+
+
+def bare(name: str) -> str:
+    "A name without signs and spaces, in small letters."
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def wrong(file: Path, what: str, remedy: str = "Write one class name per line.") -> InputError:
+    "What to raise for a list that cannot be read."
+    return InputError(f"{file}: {what}. {remedy}")
+
+# %% ../../nbs/data/07_classes.ipynb #1294271f
+def list_lines(file: Path) -> list:
+    "The lines of a list that hold a name. Raises InputError for gaps, signs of other formats and names on one line."
+    text = unicodedata.normalize("NFC", read_text(file).removeprefix("\ufeff"))
+    lines = [line.strip() for line in text.strip().splitlines()]
+    blank, lines = [number for number, line in enumerate(lines, 1) if not line], [line for line in lines if line]
+    if blank and (len(blank) < 2 or blank != list(range(2, 2 * len(lines), 2))) and not numbered(lines):
+        raise wrong(file, f"line {blank[0]} between the names is empty, so the numbers below it are in doubt",
+                    "Remove the line, or write the name that is missing.")
+    if lines and lines[0].startswith("#") and re.search("label|name|class", lines[0], re.IGNORECASE) and ":" in lines[0]:
+        lines = lines[1:]  # the heading of CVAT's labelmap.txt
+    if not lines:
+        raise wrong(file, "holds no name")
+    if long := [line for line in lines if len(line) > 200]:
+        raise wrong(file, f"the line {long[0]!r:.60}.. is too long for a name")
+    if marked := [line for line in lines if line.startswith("#") or not line.replace("	", " ").isprintable()]:
+        raise wrong(file, f"the line {marked[0]!r:.60} is a remark or no text, so the numbers below are in doubt", "Remove it.")
+    if len(lines) == 1 and re.search(r"[,;|\t]", lines[0]) and not numbered(lines) and not re.search(r":[\d,; ]*:", lines[0]):
+        raise wrong(file, f"holds one line with several names, {lines[0]!r:.60}")
+    if all(re.match(r"[-*]\s+\S", line) for line in lines):
+        lines = [line[1:].strip() for line in lines]
+    return lines
+
+# %% ../../nbs/data/07_classes.ipynb #4cf43a83
+def numbered(lines: list) -> "list | None":  # of (number, name); None: the lines are not numbered
+    "Numbers and names when every line has both."
+    if len(lines) > 1 and re.match(r"(class|label)?[ _]?(id|index|number|value|name|label)\b.*(id|index|name|label|class|value)",
+                                   lines[0], re.IGNORECASE) and not re.search(r"\d", lines[0]):
+        lines = lines[1:]  # a heading: id,name
+    front = [re.fullmatch(r"\[?(-?\d{1,9})\]?\s*[.):;,=\s]\s*(\S.*)", line) for line in lines]
+    if all(front):
+        pairs = [(int(m[1]), m[2].strip()) for m in front]
+        numbers, names = sorted({n for n, _ in pairs if 0 <= n != IGNORE}), {name for _, name in pairs}
+        counted = len(numbers) > 0 and numbers[0] in (0, 1)
+        return pairs if counted or (len(pairs) > 1 and len(names) == len(pairs)) else None  # "2 wheeler", "4 wheeler" are names
+    back = [re.fullmatch(r"(.*\S)\s*[:;,=\s]\s*(\d{1,9})", line) for line in lines]
+    if all(back) and len({m[1].strip() for m in back}) == len(back):
+        numbers = sorted(int(m[2]) for m in back)
+        if [n for n in numbers if n != IGNORE] in (list(range(len(numbers))), list(range(1, len(numbers) + 1)),
+                                                   list(range(len(numbers) - 1)), list(range(1, len(numbers)))):
+            return [(int(m[2]), m[1].strip()) for m in back]
+    return None
+
+
+def by_number(pairs: list, file: Path) -> ClassList:
+    "A list whose numbers count. Raises InputError for gaps and for a number with two names."
+    found = {}
+    for number, name in pairs:
+        if found.setdefault(number, name) != name:
+            raise wrong(file, f"the number {number} has two names, {found[number]!r} and {name!r}", "Give each number one name.")
+    for number in [n for n in found if n < 0 or n == IGNORE]:
+        if bare(name := found.pop(number)) not in NOTHING and "ignore" not in bare(name):
+            raise wrong(file, f"{name!r} has the number {number}, which no class can have", "Give it one from 1 on.")
+    if not found or sorted(found)[0] > 1 or max(found) - min(found) != len(found) - 1:
+        gaps = sorted(set(range(1, max(found, default=0))) - set(found))
+        raise wrong(file, f"the numbers {', '.join(map(str, gaps[:5]))} have no name" if gaps else "no number has a name",
+                    "Give every number from 1 on its name.")
+    names = [found[number] for number in sorted(found)]
+    sure = 0 not in found or bare(found[0]) in NOTHING
+    return ClassList(names, min(found), sure, "" if sure else f"it gives 0, the background, to {names[0]!r}")
+
+# %% ../../nbs/data/07_classes.ipynb #2e63c347
+COLOUR = (re.compile(r"(.*?):(?:(\d+)[,; ]+(\d+)[,; ]+(\d+))?:[^:]*:[^:]*"),  # CVAT: label:r,g,b:parts:actions
+          re.compile(r"(.*?)[\s,;:]+(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})"))  # label,r,g,b
+
+
+def without_colours(lines: list) -> "tuple | None":  # names, which of them is black (or None)
+    "The names of lines that end in colours; None when they do not."
+    if len(lines) > 1 and re.fullmatch(r"(name|label|class)\W+(r|red)\W+(g|green)\W+(b|blue)", lines[0], re.IGNORECASE):
+        lines = lines[1:]
+    for form in COLOUR:
+        if all(found := [form.fullmatch(line) for line in lines]):
+            black = [k for k, m in enumerate(found) if m.groups()[1:] == ("0", "0", "0")]
+            return [m[1].strip() for m in found], black[0] if black else None
+    return None
+
+
+def by_order(names: list, black: "int | None", file: Path) -> ClassList:
+    "A list whose order counts. Raises InputError for a background that is not the first."
+    keys = [bare(name) for name in names]
+    if keys[0].endswith("ignore") and len(names) > 1 and keys[1] == "background":
+        return ClassList(names[1:], 0)  # LabelMe's: -1 and 0
+    for k, key in enumerate(keys):
+        if k and (key == "background" or (k == black and keys[0] not in NOTHING)):
+            raise wrong(file, f"the background stands in place {k} and not in place 0", "The masks must have 0 for it: number "
+                        "the lines as the masks are, as in 0 background.")
+    if keys[0] in NOTHING or black == 0:
+        return ClassList(names, 0)
+    if keys[0] in DOUBTFUL or re.search("background|unlabel|ignore", keys[0]) or black is not None:
+        return ClassList(names, 1, False, f"its first name {names[0]!r} may stand for the background, 0, or for a class")
+    return ClassList(names, 1, False)
+
+# %% ../../nbs/data/07_classes.ipynb #dd895efe
+def json_lines(file: Path) -> list:
+    "A JSON list or object as lines. Raises InputError for what holds no names."
+    data = parse_json(file)
+    if isinstance(data, dict) and data and all(type(v) is int for v in data.values()):
+        data = {str(v): k for k, v in data.items()} if len(set(data.values())) == len(data) else {}
+    if isinstance(data, dict) and data and all(re.fullmatch("-?[0-9]{1,9}", k) and isinstance(v, str) for k, v in data.items()):
+        return [f"{number}: {name}" for number, name in data.items()]
+    if isinstance(data, list) and data and all(isinstance(name, str) and name.strip() for name in data):
+        return [name.strip() for name in data]
+    raise wrong(file, "is JSON, but neither a list of names nor numbers with names")
+
+
+def class_list(file: Path) -> ClassList:
+    "What a list of names says. Raises InputError with the line that leaves doubt."
+    text = read_text(file).removeprefix("\ufeff").lstrip()
+    lines = json_lines(file) if text[:1] in ("{", "[") and text.rstrip()[-1:] in ("}", "]") else list_lines(file)
+    names, black = without_colours(lines) or (lines, None)
+    pairs = numbered(names)
+    some = [line for line in names if re.match(r"\d+\s*[:;,=\t]", line)]
+    if some and not pairs:
+        raise wrong(file, f"the line {some[0]!r:.60} has a number and others have none", "Number every line, or none.")
+    found = by_number(pairs, file) if pairs else by_order(names, black, file)
+    for k, name in enumerate(found.names):
+        if not name or name in found.names[:k]:
+            raise wrong(file, f"the name {name!r} stands twice, for {found.names.index(name) + found.first} and {k + found.first}"
+                        if name else f"the number {k + found.first} has an empty name", "Give each number a name of its own.")
+    if found.sure and (at := [k for k, name in enumerate(found.names, found.first) if k and bare(name) == "background"]):
+        raise wrong(file, f"the background has the number {at[0]}", "The masks must have 0 for it: number the lines as they do.")
+    if len(found.names) + found.first > IGNORE:
+        raise wrong(file, f"has {len(found.names)} names; a mask can hold {IGNORE} values beside {IGNORE}", "Leave some out.")
+    return found
+
 # %% ../../nbs/data/07_classes.ipynb #ef7e6df4
-def seg_names(folder: Path) -> list:
-    "Class names by id: those of classes.txt when it is there, VOC's otherwise; id 0 is the background."
-    file = folder / "classes.txt"
-    if not file.is_file():
+def named_pixels(names: list, first: int, ids: "Counter | None") -> str:
+    "The first names with their numbers and, when the masks were counted, pixels."
+    rows = list(enumerate(["background"] * first + names))
+    counts = ["" if ids is None else f" ({ids.get(number, 0):,} pixels)" for number, _ in rows]
+    words = [f"{number} {name}{count}" for (number, name), count in zip(rows, counts)]
+    return ", ".join(words[:4]) + ", .." * (len(words) > 4)
+
+
+def ask_reading(file: Path, found: ClassList, ids: "Counter | None") -> InputError:
+    "The question which number the first name has."
+    n = len(found.names)
+    doubt = found.doubt or f"its {n} names fit the masks, whose largest value is {n - 1}, from 0 on as well as from 1 on"
+    return InputError(f"{file}: {doubt}. With the background in the list it reads {named_pixels(found.names, 0, ids)}; without "
+                      f"it {named_pixels(found.names, 1, ids)}. Say which: layout=seg_classes=with_background or "
+                      "layout=seg_classes=without_background.")
+
+
+def first_number(file: Path, found: ClassList, reading: str, count) -> int:
+    "The number of a list's first name. Raises InputError when it cannot be known, or differs from what the user said."
+    if reading and reading not in READINGS:
+        raise InputError(f"layout=seg_classes={reading} is neither {' nor '.join(READINGS)}. Choose one of them.")
+    if reading and found.sure and READINGS[reading] != found.first:
+        raise InputError(f"{file}: layout=seg_classes={reading}, but the list begins with {found.names[0]!r} as {found.first}. "
+                         "Leave out that word of layout, or correct the list.")
+    if reading or found.sure:
+        return READINGS.get(reading, found.first)
+    ids = count()
+    top, n = max((value for value in ids or () if value != IGNORE), default=0), len(found.names)
+    if top == n and found.first == 1:
+        return 1
+    if found.doubt or (ids is not None and top == n - 1 and n > 1):
+        raise ask_reading(file, found, ids)
+    return 1
+
+
+def seg_reading(
+    folder: Path,  # the dataset
+    sample_masks,  # () -> Counter of pixels by value over (some of) the masks, or None; called only when the list leaves doubt
+    reading: str = "",  # with_background | without_background: how the list is meant, by the user; empty: find out
+) -> "list[str]":  # names by number
+    "Class names of masks by number, those of VOC when the folder has no list. Raises InputError for a list that leaves doubt."
+    file = next((Path(folder) / name for name in LISTS if (Path(folder) / name).is_file()), None)
+    if file is None:
         return list(VOC_CLASSES)
-    try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: not readable as text ({error}). Write one class name per line, in UTF-8.") from error
-    listed = bool(names) and names[0].strip("_").lower() == "background"  # also Background, _background_, __background__
-    return ["background", *names[listed:]]
+    found, counted = class_list(file), []
+
+    def count():
+        counted[:] = counted or [sample_masks()]  # once
+        return counted[0]
+
+    first = first_number(file, found, reading, count)
+    names = ["background", *found.names[1 - first:]] if first or bare(found.names[0]) in NOTHING else list(found.names)
+    if len(names) > 2 and bare(names[-1]) in NOTHING and (ids := count()) is not None and not ids.get(len(names) - 1):
+        names.pop()  # the name of 255
+    return names
+
+
+def seg_names(
+    folder: Path,  # the dataset
+    reading: str = "",  # with_background | without_background: how the list is meant, by the user; empty: find out
+    ids: "Counter | None" = None,  # value -> pixels over the masks; None: not counted
+) -> "list[str]":  # names by number
+    "As `seg_reading`, with masks that are counted already, or not at all."
+    return seg_reading(folder, lambda: ids, reading)
 
 # %% ../../nbs/data/07_classes.ipynb #96bdb8b0
 WNIDS = {

@@ -19,7 +19,7 @@ from ..core.files import InputError
 from ..core.images import UNDECODABLE
 from .records import Record
 from .text import read_json
-from .box_format import FileBoxes, coco_box, foreign_format, four_numbers
+from .box_format import FileBoxes, clip_box, foreign_format, four_numbers, looks_shrunk
 
 # %% ../../nbs/data/06_coco.ipynb #6236ecc2
 def coco_kind(data) -> str:
@@ -44,7 +44,7 @@ def looks_like_coco(data) -> bool:
     "Whether a parsed JSON file is a label file of boxes (perhaps of none)."
     return coco_kind(data) == "instances"
 
-# %% ../../nbs/data/06_coco.ipynb #106565ba
+# %% ../../nbs/data/06_coco.ipynb #1f4592b2
 def clean_name(name) -> str:
     "A file name in one form. Raises ValueError for what is no name."
     if not isinstance(name, str) or not name.strip() or "\0" in name or not name.isprintable():
@@ -60,7 +60,7 @@ def clean_name(name) -> str:
 def entry_words(entry, number: int, kind: str) -> str:
     "How to call an entry in a message: by its name or id, else by its place in the list."
     if isinstance(entry, dict) and (entry.get("file_name") or entry.get("id") is not None):
-        return f"{kind} {entry.get('file_name') or entry['id']!r}"
+        return f"{kind} {entry.get('file_name') or entry['id']!r:.80}"
     return f"{kind} number {number} of the file"
 
 
@@ -90,14 +90,14 @@ def in_folder(
     there = {unicodedata.normalize("NFC", p.name): p for p in folder.iterdir()}
     return lambda name: there.get(name.rsplit("/", 1)[-1])
 
-# %% ../../nbs/data/06_coco.ipynb #471137b7
+# %% ../../nbs/data/06_coco.ipynb #2f5f4f94
 def entry_id(value) -> "int | str":
     "An id in one form. Raises ValueError for what is neither a whole number nor text."
-    if type(value) is int:
+    if type(value) is int and abs(value) < 2 ** 63:
         return value
     if isinstance(value, str) and (text := value.strip()):
         return int(text) if re.fullmatch("0|[1-9][0-9]{0,17}", text) else text
-    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+    if isinstance(value, float) and abs(value) < 2 ** 53 and value == int(value):  # beyond, a float misses whole numbers
         return int(value)
     raise ValueError(f"the id {value!r:.60} is no whole number and no text")
 
@@ -111,7 +111,7 @@ def id_of(entry: dict, key: str) -> "int | str":
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
 
-# %% ../../nbs/data/06_coco.ipynb #92f35ac8
+# %% ../../nbs/data/06_coco.ipynb #362b814e
 COCO_NAMES = dict(zip((i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)), (
     "person|bicycle|car|motorcycle|airplane|bus|train|truck|boat|traffic light|fire hydrant|stop sign|parking meter|bench|bird|"
     "cat|dog|horse|sheep|cow|elephant|bear|zebra|giraffe|backpack|umbrella|handbag|tie|suitcase|frisbee|skis|snowboard|"
@@ -123,7 +123,7 @@ COCO_NAMES = dict(zip((i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 
 
 def class_name(value) -> str:
     "A category's name in one form; empty for what is no name."
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
         value = f"{value:g}"  # digits are classes in some sets
     return " ".join(unicodedata.normalize("NFC", value).split()) if isinstance(value, str) else ""
 
@@ -143,7 +143,7 @@ def own_names(categories: list) -> dict:  # id -> (name, supercategory)
             raise ValueError(f"the category id {entry['id']!r} has two names, {found[key][0]!r} and {pair[0]!r}")
     return found
 
-# %% ../../nbs/data/06_coco.ipynb #b114425f
+# %% ../../nbs/data/06_coco.ipynb #f2116a9c
 def official(used: set, stems: list) -> bool:
     "Whether ids without names are COCO's own: ids of boxes, file names of images without suffix."
     if not used <= set(COCO_NAMES) or used == set(range(1, len(used) + 1)):
@@ -166,7 +166,7 @@ def category_names(
         said = f"{len(bare)} of {len(used)} categories that boxes use have no name (the ids {', '.join(map(repr, bare[:5]))})"
         lost = [key for key in bare if key not in own]
         if categories and lost:
-            said = f"category_id {lost[0]!r} leads nowhere: no category has this id"
+            said = f"category_id {lost[0]!r:.60} leads nowhere: no category has this id"
         raise ValueError(f"{said}. Say what the ids mean with layout=det_names={'|'.join(f'{key}:NAME' for key in bare[:3])}.")
     if changed := [key for key in used if key in given and own.get(key, ("",))[0] not in ("", given[key])]:
         key = changed[0]
@@ -252,12 +252,12 @@ def coco_images(
             frame = size or (max(header_size(path, "stored")[0]),) * 2  # upright or lying: inside this square
         entries[key] = Record("det", str(path), number, size=size), frame
     one_id_per_file(images, found)
-    if all(isinstance(key, int) and 0 <= key < 2 ** 63 for key in entries):
+    if all(isinstance(key, int) and key >= 0 for key in entries):
         for key, (record, _) in entries.items():
             record.image_id = key
     return entries
 
-# %% ../../nbs/data/06_coco.ipynb #88099cc9
+# %% ../../nbs/data/06_coco.ipynb #ada0f720
 CROWD = {0: False, 1: True, None: False, "": False, "0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
 
 
@@ -275,7 +275,7 @@ def outline(note: dict) -> "tuple | None":  # x1, y1, x2, y2
     if not isinstance(parts, list) or not parts:
         return None
     points = [value for part in parts for value in (part if isinstance(part, list) else [part])]
-    if len(points) < 6 or len(points) % 2 or not all(type(v) in (int, float) and math.isfinite(v) for v in points):
+    if len(points) < 6 or len(points) % 2 or not all(type(v) in (int, float) and abs(v) < 1e9 for v in points):
         return None
     box = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
     return box if box[2] > box[0] and box[3] > box[1] else None
@@ -287,7 +287,7 @@ def coco_note(note: dict, entries: dict) -> tuple:  # image id, category id, fou
         raise ValueError(f"{note!r:.60} is no annotation")
     image, category = id_of(note, "image_id"), id_of(note, "category_id")
     if image not in entries:
-        raise ValueError(f"image_id {note['image_id']!r} leads nowhere: no image has this id")
+        raise ValueError(f"image_id {note['image_id']!r:.60} leads nowhere: no image has this id")
     bbox = note.get("bbox")
     if bbox in (None, []) and (around := outline(note)):
         bbox = [around[0], around[1], around[2] - around[0], around[3] - around[1]]
@@ -306,16 +306,16 @@ def coco_notes(annotations: list, entries: dict) -> list:
             raise ValueError(f"{entry_words(note, number, 'annotation')}: {error}") from error
     return rows
 
-# %% ../../nbs/data/06_coco.ipynb #cb0108d8
+# %% ../../nbs/data/06_coco.ipynb #16615a67
 MOST_OUTLINES = 2_000  # polygons that are looked at, spread over the file
 
 
-def check_format(
+def file_boxes(
     rows: list,  # of coco_notes
     annotations: list,  # entries, in the same order
     entries: dict,  # of coco_images
-) -> None:
-    "Raises ValueError when the boxes of a file are written in another format than COCO's."
+) -> FileBoxes:
+    "All boxes as arrays, with areas and some of the outlines."
     n, nothing = len(rows), (math.nan,) * 4
     step, areas, outlines = max(1, n // MOST_OUTLINES), np.full(n, math.nan), np.full((n, 4), math.nan)
     for k, (row, note) in enumerate(zip(rows, annotations)):
@@ -326,16 +326,45 @@ def check_format(
             outlines[k] = outline(note) or nothing
     raw = np.array([row[2] for row in rows], float).reshape(n, 4)
     sizes = np.array([entries[row[0]][1] for row in rows], float).reshape(n, 2)
-    found = foreign_format(FileBoxes(raw, sizes, areas, outlines))
+    return FileBoxes(raw, sizes, areas, outlines)
+
+
+def other_sizes(images: list) -> tuple:  # in words: those of another size, those that an EXIF tag gives the size
+    "Of ten images, with their frames, those that are not stored in the size that the label file gives."
+    other, turned = [], []
+    for record, (width, height) in images[::max(1, len(images) // 10)][:10]:
+        stored, upright = header_size(record.path, "stored")[0], header_size(record.path, "upright")[0]
+        if record.size and stored != (width, height):
+            words = f"{Path(record.path).name} is {stored[0]} x {stored[1]}, not {width} x {height}"
+            (turned if upright == (width, height) else other).append(words)
+    return other, turned
+
+
+def check_format(
+    rows: list,  # of coco_notes
+    annotations: list,  # entries, in the same order
+    entries: dict,  # of coco_images
+) -> list:  # a note, or none
+    "Raises ValueError when the boxes of a file are written in another format than COCO's."
+    boxes, n = file_boxes(rows, annotations, entries), len(rows)
+    found = foreign_format(boxes)
     if not found:
-        return
+        return ["no box reaches into the right or lower half of its image: were they drawn on smaller pictures?"
+                ] * looks_shrunk(boxes)
     k = int(np.flatnonzero(found.rows)[0])
     record, (width, height) = entries[rows[k][0]]
+    if "image" in found.why:
+        seen = [entries[rows[i][0]] for i in np.flatnonzero(found.rows)]
+        other, turned = other_sizes(seen)
+        said = f"{found.rows.sum()} of {n} boxes {found.why.split(',')[0]}"
+        if n < 10 and other + turned:  # the check of each picture asks
+            return [f"{said}; {(other + turned)[0]}"]
+        if len(other) > min(10, len(seen)) / 2:
+            raise ValueError(f"width and height are not those of the pictures ({other[0]}), and {said}. Mend the sizes in the "
+                             "label file, or copy the pictures that were labelled.")
     remedy = "Convert them to x, y, width, height in pixels, or export the set again as COCO"
     if not found.order:
         remedy = "Scale the boxes, or give the size and the pictures that they were drawn on"
-    if found.order == "yxhw":
-        remedy = "Or width and height of the images are exchanged in the label file. Convert the boxes, or mend the sizes"
     first = f"{entry_words(annotations[k], k + 1, 'annotation')}, bbox {annotations[k].get('bbox')}"
     raise ValueError(f"the boxes look like {found.words()}, where COCO has x, y, width, height in pixels: {found.rows.sum()} of "
                      f"{n} boxes {found.why} (the first: {first} in {Path(record.path).name}, {width:g} x {height:g}). {remedy}.")
@@ -380,7 +409,7 @@ def fill_records(
     labels, seen, done = {key: [] for key in entries}, set(), Counter()
     for image, category, bbox, crowd in rows:
         record, frame = entries[image]
-        box, out = coco_box(bbox, *frame)
+        box, out = clip_box(*bbox, *frame)
         once = image, names[category], tuple(bbox), crowd
         if once in seen:
             done["boxes stand twice and were taken once"] += 1
@@ -411,7 +440,7 @@ def read_coco(
         rows = coco_notes(data["annotations"], entries)
         used, stems = list(dict.fromkeys(row[1] for row in rows)), [Path(name).stem for name in files]
         names, notes = category_names(data.get("categories") or [], used, ids or {}, stems)
-        check_format(rows, data["annotations"], entries)
+        notes += check_format(rows, data["annotations"], entries)
         pairs, done = fill_records(rows, entries, names)
     except ValueError as error:
         remedy = "" if str(error).endswith(".") else ". Export it again, or mend the entry."

@@ -42,7 +42,7 @@ def western(text: str) -> bool:
     return all(re.fullmatch(letter, run) or (re.fullmatch(letter * 2, run) and run.islower())
                for run in re.findall("[^\x00-\x7f]+", text))
 
-# %% ../../nbs/data/05_text.ipynb #d87eda26
+# %% ../../nbs/data/05_text.ipynb #02d5aa90
 def decode_text(
     raw: bytes,  # what the file holds
     path: Path,  # the file, for messages
@@ -70,7 +70,7 @@ def decode_text(
 
 def unreadable(path: "str | Path", error: OSError) -> InputError:
     "What to raise for a file that the disk does not give."
-    return InputError(f"{path}: cannot be read ({error.strerror or error}). Check that the file is there and may be read.")
+    return InputError(f"{path}: cannot be read ({error.strerror or error}). Check that it is there and may be read.")
 
 
 def read_text(path: Path) -> str:

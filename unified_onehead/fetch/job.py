@@ -83,7 +83,7 @@ def gather(
     merger = Merger(OURS)
     one_tree(unpacked, root, merger)
     found = all_found(root)
-    whole = [root.joinpath(os.path.commonpath([folder.parent for folder in found.values()]))] if len(found) == len(TASKS) else []
+    whole = [Path(os.path.commonpath([folder.parent for folder in found.values()]))] if len(found) == len(TASKS) else []
     for place in places(root) if not whole else ():
         if not any(place.is_relative_to(other) for other in whole) and len(all_found(place)) == len(TASKS):
             whole.append(place)
@@ -297,8 +297,11 @@ def archives_of(folder: Path, name: str, listed: list) -> list:
 
 def archives_in(folder: Path, names: tuple) -> list:
     "The archives of these names, whatever their suffix, with all their parts; empty when one is missing."
-    with naming(folder):
-        listed = sorted(os.listdir(folder)) if folder.is_dir() else []
+    try:
+        with naming(folder):
+            listed = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        listed = []
     found = [archives_of(folder, name, listed) for name in names]
     return [path for paths in found for path in paths] if all(found) else []
 

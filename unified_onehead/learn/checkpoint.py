@@ -140,7 +140,7 @@ def load_model(
         if not file_there(path):
             raise InputError(f"{path}: {absent(path, 'no such model')}. A run writes runs/<name>/model.pt.")
         content = Path(path).read_bytes()
-        saved = read_saved(io.BytesIO(content), str(path))
+        saved = read_saved(io.BytesIO(content), str(path), kind="a model")
     except OSError as error:
         raise NotReadableNow(f"{path}: cannot be read now ({error}). Drive and network folders refuse a file now and then: "
                              "repeat the command, or run the cell again.") from error

@@ -9,7 +9,6 @@ __all__ = ['grade_folder']
 import csv
 import hashlib
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -190,7 +189,8 @@ def grade_one(
         predictor = Predictor(student.path, bench.device.type)
         scores = score_sets(predictor, bench.sets(predictor.classes, say), bench.protocol, bench.batch, say)
         course = scores.get("course", {})
-        return {**{column: scores.get(key) for column, key in SCORES.items()}, **{f"course {key}": course.get(key) for key in COURSE},
+        return {**{column: scores.get(key) for column, key in SCORES.items()},
+                **{f"course {key}": course.get(key) for key in COURSE},
                 "parameters": sum(p.numel() for p in predictor.net.parameters()), "MB": round(mb, 2),
                 "ms per image": round(measure_latency(predictor.net, 512, bench.device, repeats=5), 2),
                 "device": device_name(bench.device), "error": ""}
@@ -220,9 +220,9 @@ def grade_folder(
     data_root: "str | Path",  # folder with the three minis, with or without named splits
     out: "str | Path",  # the CSV; rows that it has already are kept where model and settings are the same
     say=print,  # gets a line for each student, and the reader's notes once
-    **how,  # of the measurement: tasks, split, layout, protocol, batch and device as in `evaluate`; limit_mb: larger files are not opened
+    **how,  # tasks, split, layout, protocol, batch and device as in `evaluate`; limit_mb: larger files are not opened
 ) -> "list[dict]":  # the rows of these students, every cell as text
-    """Measure every model below a folder and keep a table of the results; a file that cannot be graded gets a row with the reason.
+    """Measure every model below a folder into a table; a file that cannot be graded gets a row with the reason.
 
     Raises InputError for a folder without a model, for a test set that cannot be read, and for a table that cannot be written.
 
@@ -237,7 +237,7 @@ def grade_folder(
     say : default print
         gets a line for each student, and the reader's notes once
     **how
-        of the measurement: tasks, split, layout, protocol, batch and device as in `evaluate`; limit_mb: larger files are not opened
+        tasks, split, layout, protocol, batch and device as in `evaluate`; limit_mb: larger files are not opened
 
     Returns
     -------
@@ -255,6 +255,8 @@ def grade_folder(
 
     files = [cell_text(student.file) for student in students]
     for student, file in zip(students, files):
+        if student.path and (empty := cell_text(student.name + "/")) in table:  # handed in since: remarks beside the row stay
+            table[file] = table.pop(empty)
         old, checksum = table.get(file, {}), checksum_of(student) if student.path else ""
         new = not checksum or old.get("error") or (old.get("checksum"), old.get("settings")) != (checksum, bench.settings)
         if new:
