@@ -26,7 +26,22 @@ def assign_folds(
     seed: int = 0,  # of the deal, not of any training
 ) -> "list[int]":  # the fold of each image; sizes differ by one at most
     """Deal images to folds so that every class is spread as evenly as may be. Raises InputError for a number of folds that
-    these images cannot fill."""
+    these images cannot fill.
+
+    Parameters
+    ----------
+    class_sets : list[set[int]]
+        classes that occur in each image
+    folds : int, default FOLDS
+        number of folds
+    seed : int, default 0
+        of the deal, not of any training
+
+    Returns
+    -------
+    list[int]
+        the fold of each image; sizes differ by one at most
+    """
     if folds < 2 or folds > len(class_sets):
         raise InputError(f"folds={folds}: must be from 2 to the number of images, which is {len(class_sets)}.")
     order = torch.randperm(len(class_sets), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -51,7 +66,22 @@ def fold_minis(
     cfg: Config,  # what the task records need
     fold: "int | None",  # 0..4; None leaves the split as it is
 ) -> Minis:  # the same images, split anew
-    "Split all images of every task anew: `fold` is val, the others train. Raises InputError for a fold that is none."
+    """Split all images of every task anew: `fold` is val, the others train. Raises InputError for a fold that is none.
+
+    Parameters
+    ----------
+    minis : Minis
+        as read, leaks left out of train
+    cfg : Config
+        what the task records need
+    fold : int | None
+        0..4; None leaves the split as it is
+
+    Returns
+    -------
+    Minis
+        the same images, split anew
+    """
     if fold is None:
         return minis
     if not 0 <= fold < FOLDS:
@@ -69,5 +99,18 @@ def image_name(
     record: Record,  # of any task; its path is read
     root: "str | Path",  # folder with the three minis
 ) -> str:  # "val/n03394916/n03394916_1.JPEG"
-    "Split, folders and file name of an image; nothing of where the data lie."
+    """Split, folders and file name of an image; nothing of where the data lie.
+
+    Parameters
+    ----------
+    record : Record
+        of any task; its path is read
+    root : str | Path
+        folder with the three minis
+
+    Returns
+    -------
+    str
+        "val/n03394916/n03394916_1.JPEG"
+    """
     return "/".join(Path(record.path).relative_to(root).parts[1:])

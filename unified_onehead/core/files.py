@@ -77,7 +77,15 @@ def replace_file(
     path: "str | Path",  # the file; its folder exists
     content: "str | bytes | memoryview",  # text is written as UTF-8
 ) -> None:
-    "Write beside `path`, then rename. Raises OSError, and then what was there is still there."
+    """Write beside `path`, then rename. Raises OSError, and then what was there is still there.
+
+    Parameters
+    ----------
+    path : str | Path
+        the file; its folder exists
+    content : str | bytes | memoryview
+        text is written as UTF-8
+    """
     path = Path(path)
     part = path.with_name(f".{path.name}.new")
     try:
@@ -93,7 +101,20 @@ def write_atomic(
     path: "str | Path",  # where it ends up
     content,  # text (str), or a matplotlib Figure for a .png
 ) -> Path:  # `path`
-    "Write beside `path`, then rename. Raises InputError naming the file when the folder cannot be written."
+    """Write beside `path`, then rename. Raises InputError naming the file when the folder cannot be written.
+
+    Parameters
+    ----------
+    path : str | Path
+        where it ends up
+    content
+        text (str), or a matplotlib Figure for a .png
+
+    Returns
+    -------
+    Path
+        `path`
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +132,18 @@ def write_atomic(
 def file_sha256(
     path: "str | Path",  # the file; read in pieces of 1 MB, so it may be larger than the memory
 ) -> str:  # 64 hex digits
-    "sha256 of what a file holds. Raises OSError that names the file when it cannot be read."
+    """sha256 of what a file holds. Raises OSError that names the file when it cannot be read.
+
+    Parameters
+    ----------
+    path : str | Path
+        the file; read in pieces of 1 MB, so it may be larger than the memory
+
+    Returns
+    -------
+    str
+        64 hex digits
+    """
     digest = hashlib.sha256()
     with naming(path), open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -123,7 +155,20 @@ def digest_of(
     path: "str | Path",  # the file
     expected: str,  # the hash that it should have, hex; its length says which kind: 32 digits are md5
 ) -> str:  # hex digits of that kind
-    "The hash of a file in the same kind as the expected one: md5 by its 32 digits, else sha256."
+    """The hash of a file in the same kind as the expected one: md5 by its 32 digits, else sha256.
+
+    Parameters
+    ----------
+    path : str | Path
+        the file
+    expected : str
+        the hash that it should have, hex; its length says which kind: 32 digits are md5
+
+    Returns
+    -------
+    str
+        hex digits of that kind
+    """
     if len(expected) != 32:
         return file_sha256(path)
     digest = hashlib.md5(usedforsecurity=False)
@@ -138,7 +183,20 @@ def locked(
     path: "str | Path",  # the lock's file, in a folder that exists; it stays there, empty
     waiting=lambda: None,  # () -> anything; called once when somebody else holds the lock
 ) -> Iterator[None]:  # a context manager; the block gets no value
-    "Alone across processes while the `with` block runs; the system frees the lock of a process that dies."
+    """Alone across processes while the `with` block runs; the system frees the lock of a process that dies.
+
+    Parameters
+    ----------
+    path : str | Path
+        the lock's file, in a folder that exists; it stays there, empty
+    waiting : default lambda: None
+        () -> anything; called once when somebody else holds the lock
+
+    Yields
+    ------
+    Iterator[None]
+        a context manager; the block gets no value
+    """
     lock = filelock.FileLock(str(path))
     try:
         lock.acquire(timeout=0)

@@ -20,7 +20,31 @@ from ..core.images import BROKEN, PHOTO, TURNS, read_mask, read_rgb, rgb_tensor
 # %% ../../nbs/data/00_records.ipynb #5b386a5c
 @dataclass
 class Record:
-    "One labelled image on disk. Boxes are x1, y1, x2, y2 in pixels of the picture on which they were drawn."
+    """One labelled image on disk. Boxes are x1, y1, x2, y2 in pixels of the picture on which they were drawn.
+
+    Attributes
+    ----------
+    task : str
+        seg | det | cls
+    path : str
+        the image file
+    image_id : int
+        1-based within its task and split
+    boxes : list, default list()
+        N lists of 4 floats
+    labels : list, default list()
+        N 0-based classes
+    crowd : list, default list()
+        N bools: a region with many objects, ignored in training
+    mask_path : str | None, default None
+        PNG with class ids
+    category : int, default -1
+        0-based image class
+    upright : bool | None, default None
+        turn as the EXIF tag says, or leave as stored; None: `turn_of` decides
+    size : tuple | None, default None
+        width and height by the label file, to which boxes were clipped; None where it gives none
+    """
     task: str  # seg | det | cls
     path: str  # the image file
     image_id: int  # 1-based within its task and split
@@ -35,7 +59,25 @@ class Record:
 
 @dataclass
 class Minis:
-    "The three mini datasets, read but not decoded."
+    """The three mini datasets, read but not decoded.
+
+    Attributes
+    ----------
+    records : dict
+        task -> split -> list of Record
+    classes : dict
+        task -> list of names; "seg" begins with "background"
+    root : str, default ""
+        where they were read
+    leaks : dict, default dict()
+        task -> names of images in both splits, left out of train
+    notes : list, default list()
+        what the reader did that a person may want to know
+    reading : list, default list()
+        how each set was read, in words: folders, label files, splits
+    folders : dict, default dict()
+        task -> where the dataset lies
+    """
     records: dict  # task -> split -> list of Record
     classes: dict  # task -> list of names; "seg" begins with "background"
     root: str = ""  # where they were read
@@ -47,7 +89,31 @@ class Minis:
 
 @dataclass
 class Sample:
-    "One decoded image with its labels in the image's own pixels."
+    """One decoded image with its labels in the image's own pixels.
+
+    Attributes
+    ----------
+    image : torch.Tensor
+        uint8 3 x H x W, RGB
+    task : str
+        seg | det | cls
+    boxes : torch.Tensor
+        float32 N x 4, x1 y1 x2 y2
+    labels : torch.Tensor
+        int64 N
+    crowd : torch.Tensor
+        bool N
+    mask : torch.Tensor | None, default None
+        uint8 H x W
+    category : int, default -1
+        image class
+    record : Record | None, default None
+        where it came from
+    scale : float, default 1.0
+        this image's pixels per pixel of the picture that was read
+    original : tuple, default (0, 0)
+        height and width of the picture that was read, before any scaling, pixels
+    """
     image: torch.Tensor  # uint8 3 x H x W, RGB
     task: str  # seg | det | cls
     boxes: torch.Tensor  # float32 N x 4, x1 y1 x2 y2
@@ -113,7 +179,18 @@ def load_sample(
     record: Record,  # what to decode
 ) -> Sample:  # at original resolution
     """Decode a record. Raises InputError for damaged files, for a mask of another size than its image, and where nothing says
-    whether labels belong to the picture as stored or as its EXIF tag turns it."""
+    whether labels belong to the picture as stored or as its EXIF tag turns it.
+
+    Parameters
+    ----------
+    record : Record
+        what to decode
+
+    Returns
+    -------
+    Sample
+        at original resolution
+    """
     decoded = decode_record(record)
     image, mask = rgb_tensor(decoded.image), decoded.mask
     size = tuple(image.shape[-2:])
@@ -129,7 +206,20 @@ def mask_values(
     sample: Sample,  # decoded; without a mask there is nothing to judge
     classes: int,  # how many there are, the background among them
 ) -> "set[int]":  # values in the mask
-    "Which values occur. Raises InputError for one that is neither a class nor 'ignore'."
+    """Which values occur. Raises InputError for one that is neither a class nor 'ignore'.
+
+    Parameters
+    ----------
+    sample : Sample
+        decoded; without a mask there is nothing to judge
+    classes : int
+        how many there are, the background among them
+
+    Returns
+    -------
+    set[int]
+        values in the mask
+    """
     found = set() if sample.mask is None else set(sample.mask.unique().tolist())
     strange = found - set(range(classes)) - {IGNORE}
     if strange:
@@ -189,13 +279,46 @@ def letterbox(
     sample: Sample,  # any size
     size: int,  # input side of the network, pixels
 ) -> Sample:  # image 3 x size x size
-    "Longer side to `size`, shape kept, padded right and below. Pixels, boxes and mask move together."
+    """Longer side to `size`, shape kept, padded right and below. Pixels, boxes and mask move together.
+
+    Parameters
+    ----------
+    sample : Sample
+        any size
+    size : int
+        input side of the network, pixels
+
+    Returns
+    -------
+    Sample
+        image 3 x size x size
+    """
     return paste(fit_long_side(sample, size), size)
 
 # %% ../../nbs/data/00_records.ipynb #e2eb5b1b
 @dataclass
 class Batch:
-    "Samples of one or several tasks, ready for the network."
+    """Samples of one or several tasks, ready for the network.
+
+    Attributes
+    ----------
+    images : torch.Tensor
+        float32 B x 3 x S x S, normalised
+    tasks : list
+        B names: the task that each sample is labelled for
+    boxes : list
+        B tensors N x 4, x1 y1 x2 y2 in input pixels
+    labels : list
+        B tensors N
+    crowd : list
+        B bool tensors N
+    masks : torch.Tensor
+        int64 B x S x S
+    categories : torch.Tensor
+        int64 B
+    samples : list, default list()
+        the samples, for scale and original size
+    """
     images: torch.Tensor  # float32 B x 3 x S x S, normalised
     tasks: list  # B names: the task that each sample is labelled for
     boxes: list  # B tensors N x 4, x1 y1 x2 y2 in input pixels
@@ -209,7 +332,18 @@ class Batch:
         self,
         task: str,  # seg | det | cls
     ) -> torch.Tensor:  # int64 indices into the batch
-        "Which samples are labelled for `task`."
+        """Which samples are labelled for `task`.
+
+        Parameters
+        ----------
+        task : str
+            seg | det | cls
+
+        Returns
+        -------
+        torch.Tensor
+            int64 indices into the batch
+        """
         return torch.tensor([i for i, t in enumerate(self.tasks) if t == task], dtype=torch.int64)
 
     def to(
@@ -217,7 +351,19 @@ class Batch:
         device: "str | torch.device",  # where to
         non_blocking: bool = True,  # copy from pinned memory while the program goes on
     ) -> "Batch":
-        "The batch on another device; images in channels-last memory, which CPUs and tensor cores prefer."
+        """The batch on another device; images in channels-last memory, which CPUs and tensor cores prefer.
+
+        Parameters
+        ----------
+        device : str | torch.device
+            where to
+        non_blocking : bool, default True
+            copy from pinned memory while the program goes on
+
+        Returns
+        -------
+        Batch
+        """
         def move(t):
             return t.to(device, non_blocking=non_blocking)
         images = self.images.to(device, non_blocking=non_blocking, memory_format=torch.channels_last)
@@ -228,14 +374,36 @@ class Batch:
 def normalise(
     images: torch.Tensor,  # uint8 ... x 3 x H x W
 ) -> torch.Tensor:  # float32, ImageNet mean 0 and deviation 1
-    "uint8 RGB to what the backbone was trained on."
+    """uint8 RGB to what the backbone was trained on.
+
+    Parameters
+    ----------
+    images : torch.Tensor
+        uint8 ... x 3 x H x W
+
+    Returns
+    -------
+    torch.Tensor
+        float32, ImageNet mean 0 and deviation 1
+    """
     return F.normalize(F.to_dtype(images, torch.float32, scale=True), list(MEAN), list(STD))
 
 
 def collate(
     samples: list,  # B samples of one size
 ) -> Batch:  # the batch
-    "Stack samples; what a sample is not labelled for is filled with 'ignore'. Raises ValueError for mixed sizes."
+    """Stack samples; what a sample is not labelled for is filled with 'ignore'. Raises ValueError for mixed sizes.
+
+    Parameters
+    ----------
+    samples : list
+        B samples of one size
+
+    Returns
+    -------
+    Batch
+        the batch
+    """
     sizes = {tuple(s.image.shape) for s in samples}
     if len(sizes) != 1:
         raise ValueError(f"samples of one batch must have one size, got {sorted(sizes)}: letterbox them first")

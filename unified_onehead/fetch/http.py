@@ -45,7 +45,23 @@ class CorruptDownload(RetryableError):
 # %% ../../nbs/fetch/00_http.ipynb #bea0cac3
 @dataclass(frozen=True)
 class Net:
-    "Timeouts, retries and how many requests run at the same time."
+    """Timeouts, retries and how many requests run at the same time.
+
+    Attributes
+    ----------
+    timeout : tuple, default (15, 60)
+        seconds to connect, seconds between two pieces
+    retries : int, default 5
+        further tries without any progress
+    backoff : float, default 1.0
+        seconds before the second try; doubles
+    longest_wait : float, default 60
+        seconds, also where a server asks for more
+    connections : int, default 8
+        pictures fetched at the same time
+    tell : object, default None
+        gets a line for every new try and every 50 MB; None: silent
+    """
     timeout: tuple = (15, 60)  # seconds to connect, seconds between two pieces
     retries: int = 5  # further tries without any progress
     backoff: float = 1.0  # seconds before the second try; doubles
@@ -215,7 +231,24 @@ def download(
     expected: str = "",  # sha256 or md5 of the file; empty: only recorded
     net: Net = Net(),  # timeouts and retries
 ) -> str:  # sha256 of the file
-    "One verified file; at once when it is there. Raises SourceError or DiskFull."
+    """One verified file; at once when it is there. Raises SourceError or DiskFull.
+
+    Parameters
+    ----------
+    url : str
+        http or https
+    path : Path
+        where the file shall be; its folder exists
+    expected : str, default ""
+        sha256 or md5 of the file; empty: only recorded
+    net : Net, default Net()
+        timeouts and retries
+
+    Returns
+    -------
+    str
+        sha256 of the file
+    """
     path, note = Path(path), Path(f"{path}.part.json")
     part = Path(f"{path}.part")
     if path.exists() and (not expected or digest_of(path, expected) == expected):
@@ -266,7 +299,15 @@ def open_at(url: str, at: int, net: Net) -> tuple:  # answer, its pieces, bytes 
 
 # %% ../../nbs/fetch/00_http.ipynb #7b4d93e8
 class WebStream(io.RawIOBase):
-    "A file on a server, read once from front to back; joined again where the line breaks."
+    """A file on a server, read once from front to back; joined again where the line breaks.
+
+    Parameters
+    ----------
+    url : str
+        http or https
+    net : Net, default Net()
+        timeouts and retries
+    """
 
     def __init__(
         self,

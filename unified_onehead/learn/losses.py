@@ -20,7 +20,24 @@ def focal(
     alpha: float = 0.75,  # weight of negatives
     gamma: float = 2.0,  # how fast easy negatives fade
 ) -> torch.Tensor:  # same shape, unreduced
-    "Focal loss of each element; a positive weighs its quality (varifocal, arXiv 2008.13367)."
+    """Focal loss of each element; a positive weighs its quality (varifocal, arXiv 2008.13367).
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        any shape
+    target : torch.Tensor
+        same shape: 0 for negatives, the quality 0..1 for positives
+    alpha : float, default 0.75
+        weight of negatives
+    gamma : float, default 2.0
+        how fast easy negatives fade
+
+    Returns
+    -------
+    torch.Tensor
+        same shape, unreduced
+    """
     weight = torch.where(target > 0, target, alpha * logits.detach().sigmoid() ** gamma)
     return weight * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
@@ -35,7 +52,26 @@ def detection_loss(
     crowd: list,  # B bool tensors N: True where a box is a region to be ignored
     stride: int,  # pixels per location
 ) -> dict:  # terms box, conf, det_cls: scalars, at least 0
-    "Anchor-free detection loss, normalised by positives."
+    """Anchor-free detection loss, normalised by positives.
+
+    Parameters
+    ----------
+    detection : torch.Tensor
+        B x (5 + C_det) x h x w
+    boxes : list
+        B float32 tensors N x 4, x1 y1 x2 y2 in input pixels
+    labels : list
+        B int64 tensors N, classes 0..C_det - 1
+    crowd : list
+        B bool tensors N: True where a box is a region to be ignored
+    stride : int
+        pixels per location
+
+    Returns
+    -------
+    dict
+        terms box, conf, det_cls: scalars, at least 0
+    """
     points, decoded, confidence, classes = split_detection(detection, stride)
     found = [assign(points, b, c, stride) for b, c in zip(boxes, crowd)]
     index = torch.stack([f.index for f in found])
@@ -55,7 +91,20 @@ def dice_loss(
     logits: torch.Tensor,  # B x C x H x W
     target: torch.Tensor,  # int64 B x H x W, 255 ignored
 ) -> torch.Tensor:  # scalar in 0..1
-    "1 - Dice, averaged over the classes that occur in the target of the batch."
+    """1 - Dice, averaged over the classes that occur in the target of the batch.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        B x C x H x W
+    target : torch.Tensor
+        int64 B x H x W, 255 ignored
+
+    Returns
+    -------
+    torch.Tensor
+        scalar in 0..1
+    """
     seen = target != IGNORE
     truth = F.one_hot(target.where(seen, target.new_zeros(())), logits.shape[1]).permute(0, 3, 1, 2) * seen[:, None]
     probability = logits.softmax(1) * seen[:, None]
@@ -68,7 +117,20 @@ def segmentation_loss(
     logits: torch.Tensor,  # B x C_seg x h x w
     masks: torch.Tensor,  # int64 B x H x W, 255 ignored
 ) -> dict:  # terms seg_ce, seg_dice: scalars, at least 0
-    "Cross-entropy and Dice at twice the logits' resolution; zero, with a gradient of zero, where nothing is labelled."
+    """Cross-entropy and Dice at twice the logits' resolution; zero, with a gradient of zero, where nothing is labelled.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        B x C_seg x h x w
+    masks : torch.Tensor
+        int64 B x H x W, 255 ignored
+
+    Returns
+    -------
+    dict
+        terms seg_ce, seg_dice: scalars, at least 0
+    """
     size = [min(2 * s, m) for s, m in zip(logits.shape[-2:], masks.shape[-2:])]
     full = F.interpolate(logits, size, mode="bilinear", align_corners=False)
     masks = F.interpolate(masks[:, None].float(), size, mode="nearest-exact")[:, 0].long()
@@ -82,7 +144,22 @@ def classification_loss(
     categories: torch.Tensor,  # int64 B, -1 not labelled
     smoothing: float = 0.1,  # share of the target spread over all classes, 0..1
 ) -> dict:  # term cls_ce: a scalar, at least 0
-    "Cross-entropy of labelled images."
+    """Cross-entropy of labelled images.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        B x C_cls
+    categories : torch.Tensor
+        int64 B, -1 not labelled
+    smoothing : float, default 0.1
+        share of the target spread over all classes, 0..1
+
+    Returns
+    -------
+    dict
+        term cls_ce: a scalar, at least 0
+    """
     if (categories < 0).all():
         return {"cls_ce": logits.sum() * 0}
     return {"cls_ce": F.cross_entropy(logits, categories, ignore_index=-1, label_smoothing=smoothing)}
@@ -92,7 +169,20 @@ def weighted_sum(
     terms: "dict[str, torch.Tensor]",  # named unweighted scalars
     weights: "dict[str, float]",  # weight of each name; 1 where a name is missing
 ) -> torch.Tensor:  # scalar
-    "The loss to minimise. Raises FloatingPointError that prints the terms when it is not finite."
+    """The loss to minimise. Raises FloatingPointError that prints the terms when it is not finite.
+
+    Parameters
+    ----------
+    terms : dict[str, torch.Tensor]
+        named unweighted scalars
+    weights : dict[str, float]
+        weight of each name; 1 where a name is missing
+
+    Returns
+    -------
+    torch.Tensor
+        scalar
+    """
     total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
     if not torch.isfinite(total):
         shown = ", ".join(f"{name}={value.item():.4g}" for name, value in terms.items())

@@ -51,7 +51,13 @@ class Backbone(FrozenSteps):
 
     @staticmethod
     def imagenet_state() -> "tuple[dict, str]":  # tensors by name, and what is known of their hash
-        "A subclass downloads them; raises OSError or RuntimeError without a network. Here raises InputError: there are none."
+        """A subclass downloads them; raises OSError or RuntimeError without a network. Here raises InputError: there are none.
+
+        Returns
+        -------
+        tuple[dict, str]
+            tensors by name, and what is known of their hash
+        """
         raise InputError("weights imagenet: this backbone has none; give a file with --weights FILE, or --weights none.")
 
     def run_step(
@@ -59,14 +65,38 @@ class Backbone(FrozenSteps):
         index: int,  # which step, 0..steps - 1
         x: torch.Tensor,  # B x C x h x w, the output of the step before; for step 0 the images
     ) -> torch.Tensor:  # B x C' x h' x w'
-        "One step of the network."
+        """One step of the network.
+
+        Parameters
+        ----------
+        index : int
+            which step, 0..steps - 1
+        x : torch.Tensor
+            B x C x h x w, the output of the step before; for step 0 the images
+
+        Returns
+        -------
+        torch.Tensor
+            B x C' x h' x w'
+        """
         raise NotImplementedError
 
     def step_modules(
         self,
         index: int,  # which step, from 0
     ) -> list:  # modules
-        "The modules that a step trains."
+        """The modules that a step trains.
+
+        Parameters
+        ----------
+        index : int
+            which step, from 0
+
+        Returns
+        -------
+        list
+            modules
+        """
         raise NotImplementedError
 
     def _run(self, first: int, last: int, feats: list) -> list:
@@ -81,7 +111,18 @@ class Backbone(FrozenSteps):
         self,
         images: torch.Tensor,  # float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
     ) -> list:  # taps so far and the running map; [images] when nothing is frozen
-        "The frozen steps, without gradient; all three maps when the whole backbone is frozen."
+        """The frozen steps, without gradient; all three maps when the whole backbone is frozen.
+
+        Parameters
+        ----------
+        images : torch.Tensor
+            float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
+
+        Returns
+        -------
+        list
+            taps so far and the running map; [images] when nothing is frozen
+        """
         with torch.no_grad():
             feats = self._run(0, self.frozen, [images])
         return feats[:-1] if self.frozen == self.steps else feats
@@ -90,14 +131,36 @@ class Backbone(FrozenSteps):
         self,
         feats: list,  # what `trunk` gave
     ) -> list:  # three maps
-        "The other steps, from the trunk's output."
+        """The other steps, from the trunk's output.
+
+        Parameters
+        ----------
+        feats : list
+            what `trunk` gave
+
+        Returns
+        -------
+        list
+            three maps
+        """
         return feats if self.frozen == self.steps else self._run(self.frozen, self.steps, feats)[:-1]
 
     def forward(
         self,
         images: torch.Tensor,  # float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
     ) -> list:  # three maps at strides 8, 16, 32
-        "All steps."
+        """All steps.
+
+        Parameters
+        ----------
+        images : torch.Tensor
+            float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
+
+        Returns
+        -------
+        list
+            three maps at strides 8, 16, 32
+        """
         return self.tail(self.trunk(images))
 
 # %% ../../nbs/model/00_backbone.ipynb #e0d86aff
@@ -106,7 +169,20 @@ def freeze(
     blocks: int,  # leading MBConv blocks to freeze, the stem with them; 0 freezes nothing; -1 the whole backbone
 ) -> Backbone:  # the same
     """Freeze the stem and the first blocks, and fix the norm statistics of the whole backbone. Raises InputError for more blocks
-    than there are."""
+    than there are.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        changed in place
+    blocks : int
+        leading MBConv blocks to freeze, the stem with them; 0 freezes nothing; -1 the whole backbone
+
+    Returns
+    -------
+    Backbone
+        the same
+    """
     if not -1 <= blocks <= backbone.steps - 2:
         raise InputError(f"frozen_blocks={blocks}: this backbone has {backbone.steps - 2} blocks; -1 freezes all of it.")
     backbone.frozen, backbone.pretrained = backbone.steps if blocks < 0 else blocks + 1 if blocks else 0, True
@@ -119,7 +195,18 @@ def freeze(
 def freeze_norm(
     backbone: Backbone,  # changed in place
 ) -> Backbone:  # the same
-    "Stop the running statistics of every norm layer, now and after any later `train()`."
+    """Stop the running statistics of every norm layer, now and after any later `train()`.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        changed in place
+
+    Returns
+    -------
+    Backbone
+        the same
+    """
     backbone.norm_frozen = True
     return backbone.train(backbone.training)
 
@@ -218,7 +305,18 @@ def conv_norm_pairs(
 def folded_trunk(
     backbone: Backbone,  # with frozen steps; not changed
 ) -> Backbone:  # a copy in eval; only its `trunk` may be used
-    "A copy whose norms are folded into the convolutions before them."
+    """A copy whose norms are folded into the convolutions before them.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        with frozen steps; not changed
+
+    Returns
+    -------
+    Backbone
+        a copy in eval; only its `trunk` may be used
+    """
     copied = copy.deepcopy(backbone).eval()
     for conv, norm in conv_norm_pairs(backbone):
         copied.set_submodule(conv, fuse_conv_bn_eval(copied.get_submodule(conv), copied.get_submodule(norm)))
@@ -230,7 +328,20 @@ def read_state(
     path: str,  # a file written by torch.save: a state dict, alone or in a dict with other things
     sha256: str = "",  # what its hash must be; empty accepts any
 ) -> "tuple[dict, str]":  # what it holds, for `match_backbone`, and the sha256
-    "Read a file of weights safely. Raises InputError that says what it is instead."
+    """Read a file of weights safely. Raises InputError that says what it is instead.
+
+    Parameters
+    ----------
+    path : str
+        a file written by torch.save: a state dict, alone or in a dict with other things
+    sha256 : str, default ""
+        what its hash must be; empty accepts any
+
+    Returns
+    -------
+    tuple[dict, str]
+        what it holds, for `match_backbone`, and the sha256
+    """
     try:
         if not file_there(path):
             raise InputError(f"weights {path}: {absent(path)}. Use --weights imagenet, --weights none, or the path of a state "
@@ -277,7 +388,22 @@ def match_backbone(
     first: str = "auto",  # a key of BACKBONES that is tried before the others: two entries may have the same tensors
 ) -> "tuple[str, dict]":  # backbone's name, and the tensors by our names
     """Find the declared backbone that a state dict belongs to; a classifier in it does not matter. Raises InputError for weights
-    of another network, for broken ones, and where several fit that differ."""
+    of another network, for broken ones, and where several fit that differ.
+
+    Parameters
+    ----------
+    state : dict
+        tensors by name, or dicts that hold such
+    path : str
+        named in the message
+    first : str, default "auto"
+        a key of BACKBONES that is tried before the others: two entries may have the same tensors
+
+    Returns
+    -------
+    tuple[str, dict]
+        backbone's name, and the tensors by our names
+    """
     return find_backbone(state, path, first)[:2]
 
 
@@ -285,7 +411,20 @@ def survived(
     backbone: Backbone,  # as it stands in the built network
     state: dict,  # what was loaded, by our names
 ) -> int:  # tensors compared
-    "Prove that the loaded weights are still there; raises RuntimeError naming the first tensor that is not."
+    """Prove that the loaded weights are still there; raises RuntimeError naming the first tensor that is not.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        as it stands in the built network
+    state : dict
+        what was loaded, by our names
+
+    Returns
+    -------
+    int
+        tensors compared
+    """
     own = backbone.state_dict()
     for key, value in state.items():
         if not torch.equal(own[key].cpu(), value.to(own[key].dtype)):
@@ -300,7 +439,24 @@ def build_backbone(
     frozen_blocks: "int | None" = None,  # frozen when pretrained, -1 the whole backbone; None: for random weights only
 ) -> "tuple[Backbone, dict, dict]":  # backbone, record {name, sha256, backbone}, loaded tensors
     """Make a backbone with its weights, frozen if they are pretrained. Raises InputError for names and files that do not fit,
-    ValueError when nothing says how much of a pretrained backbone to freeze."""
+    ValueError when nothing says how much of a pretrained backbone to freeze.
+
+    Parameters
+    ----------
+    backbone : str, default "auto"
+        a key of BACKBONES; auto: the one that the weights belong to, or efficientnet_b0
+    weights : str, default "none"
+        imagenet | none | path
+    sha256 : str, default ""
+        expected hash of a file, hexadecimal; empty accepts any
+    frozen_blocks : int | None, default None
+        frozen when pretrained, -1 the whole backbone; None: for random weights only
+
+    Returns
+    -------
+    tuple[Backbone, dict, dict]
+        backbone, record {name, sha256, backbone}, loaded tensors
+    """
     if backbone not in ("auto", *BACKBONES):
         raise InputError(f"backbone={backbone}: one of auto, {', '.join(BACKBONES)}.")
     if weights != "none" and frozen_blocks is None:

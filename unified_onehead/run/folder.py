@@ -70,7 +70,22 @@ def open_folder(
     out: "str | None",  # the folder; None picks a new one below runs/
     resume: bool,  # go on with what is there
 ) -> Path:  # exists and is writable
-    "Make the run's folder. Raises InputError where it is taken, cannot be written or has too little room."
+    """Make the run's folder. Raises InputError where it is taken, cannot be written or has too little room.
+
+    Parameters
+    ----------
+    cfg : Config
+        preset, strategy and seed name a new folder
+    out : str | None
+        the folder; None picks a new one below runs/
+    resume : bool
+        go on with what is there
+
+    Returns
+    -------
+    Path
+        exists and is writable
+    """
     folder = Path(out) if out else next_name(Path("runs"), run_name(cfg), resume)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output {folder}: is a file. Give another folder with --out.")
@@ -113,7 +128,18 @@ def is_running(mark: dict) -> bool:  # host, pid, started, time
 def claimed(
     folder: Path,  # of the run; exists
 ) -> "Iterator[Callable]":  # a function without arguments that renews the hold
-    "Hold a run's folder while the `with` block runs. Raises InputError while another process writes there."
+    """Hold a run's folder while the `with` block runs. Raises InputError while another process writes there.
+
+    Parameters
+    ----------
+    folder : Path
+        of the run; exists
+
+    Yields
+    ------
+    Iterator[Callable]
+        a function without arguments that renews the hold
+    """
     path = folder / OWNER
     try:
         mark = json.loads(path.read_text(encoding="utf-8"))
@@ -139,7 +165,17 @@ def claimed(
 
 # %% ../../nbs/run/00_folder.ipynb #15c10cb9
 class RunLog:
-    "Appends rows to a file of JSON lines; rows that the disk refuses wait for the next call."
+    """Appends rows to a file of JSON lines; rows that the disk refuses wait for the next call.
+
+    Parameters
+    ----------
+    path : Path
+        log.jsonl of a run
+    say : default print
+        gets one line of text when the disk refuses
+    renew : default lambda: None
+        called without arguments with every row, see claimed
+    """
 
     def __init__(
         self,
@@ -153,7 +189,13 @@ class RunLog:
         self,
         row: dict,  # plain types
     ) -> None:
-        "Append a row, and those that wait."
+        """Append a row, and those that wait.
+
+        Parameters
+        ----------
+        row : dict
+            plain types
+        """
         self.waiting.append(json.dumps(row) + "\n")
         self.renew()
         try:
@@ -169,7 +211,18 @@ class RunLog:
 def read_log(
     path: Path,  # log.jsonl of a run; need not exist
 ) -> "list[dict]":  # in the order in which they were written
-    "The rows of a log; half a line, left by an interruption, is none, and a row written twice is one."
+    """The rows of a log; half a line, left by an interruption, is none, and a row written twice is one.
+
+    Parameters
+    ----------
+    path : Path
+        log.jsonl of a run; need not exist
+
+    Returns
+    -------
+    list[dict]
+        in the order in which they were written
+    """
     rows = []
     for line in dict.fromkeys(path.read_text(encoding="utf-8").splitlines() if path.exists() else []):
         try:
