@@ -89,7 +89,8 @@ def make_set(pools: Path, root: Path, records: int) -> None:
                                      for k in range(count)],
                           "categories": [{"id": c + 1, "name": f"thing{c}"} for c in range(CLASSES)],
                           "annotations": [{"id": 2 * k + j + 1, "image_id": k + 1, "category_id": (k + j) % CLASSES + 1,
-                                           "iscrowd": 0, "bbox": [40 + 3 * j, 60, 100 + k % 50, 120], "area": 120 * (100 + k % 50)}
+                                           "iscrowd": 0, "bbox": [40 + 3 * j, 60, 100 + k % 50, 120],
+                                           "area": 120 * (100 + k % 50)}
                                           for k in range(count) for j in (0, 1)]}
                 (root / name / split / "labels.json").write_text(json.dumps(labels))
     (root / "complete").touch()
@@ -249,7 +250,8 @@ def main(argv: "list[str] | None" = None) -> int:
     work, path = args.work.resolve(), OUT / f"{args.name}.json"
     make_pools(work / "pools")
     about = {"cpu": cpu_name(), "threads": 1, "preset": "cpu", "commit": commit_of(args.package),
-             "python": platform.python_version(), "versions": {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}, "picture": list(SIDES)}
+             "python": platform.python_version(), "picture": list(SIDES),
+             "versions": {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}}
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     for step in args.steps:
         for count in args.records or STEPS[step][1]:

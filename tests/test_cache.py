@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from unified_onehead.core.config import preset, replace_fields
 from unified_onehead.data import cache as library
@@ -39,7 +41,8 @@ def losses(minis, **settings):
 
 
 @pytest.mark.parametrize("settings, kept", [
-    (dict(cache="ram"), 8), (dict(cache="disk"), 8), (dict(cache="none"), 0), (dict(cache_gb=4e-5), 2), (dict(cache="disk", cache_gb=4e-5), 2),
+    (dict(cache="ram"), 8), (dict(cache="disk"), 8), (dict(cache="none"), 0), (dict(cache_gb=4e-5), 2),
+    (dict(cache="disk", cache_gb=4e-5), 2),
     (dict(cache="ram", workers=1, cache_gb=4e-5), 2), (dict(cache="disk", workers=1), 8), (dict(cache="none", workers=1), 0)])
 def test_same_losses_to_the_last_digit(minis, settings, kept):
     with warnings.catch_warnings():
@@ -76,15 +79,18 @@ def test_budget_is_half_of_what_is_free(monkeypatch, free, most):
 def test_free_memory_knows_a_shells_limit():
     resource = pytest.importorskip("resource")
     assert resource and free_bytes() > 0
-    code = ("import resource; from unified_onehead.data.cache import free_bytes; import psutil; held = psutil.Process().memory_info().vms;"
+    code = ("import resource; from unified_onehead.data.cache import free_bytes; import psutil;"
+            "held = psutil.Process().memory_info().vms;"
             "resource.setrlimit(resource.RLIMIT_AS, (held + 3 * 10**8, -1)); print(free_bytes())")
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     if sys.platform == "linux":
         assert 0 < int(found.stdout) <= 3 * 10**8, found.stderr
 
 
 def test_the_file_of_disk_is_gone_with_the_process(minis, tmp_path):
-    code = ("import sys; from unified_onehead.data.cache import Cache, MiniDataset; from unified_onehead.data.sources import read_minis;"
+    code = ("import sys; from unified_onehead.data.cache import Cache, MiniDataset;"
+            "from unified_onehead.data.sources import read_minis;"
             "data = MiniDataset(read_minis(sys.argv[1]).records['cls']['val'], 64, cache=Cache('disk'));"
             "[data[i] for i in range(3)]; print(data.cache.path, data.cache.path.stat().st_size)")
     env = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -96,19 +102,22 @@ def test_the_file_of_disk_is_gone_with_the_process(minis, tmp_path):
 
 def test_memory_grows_with_the_budget_and_not_with_the_images(tmp_path, minis):
     record = minis.records["cls"]["train"][0]
-    from dataclasses import replace
-
-    from PIL import Image
     Image.effect_noise((640, 480), 60).convert("RGB").save(tmp_path / "a.jpg")
-    kept = MiniDataset([replace(record, path=str(tmp_path / "a.jpg"), image_id=k) for k in range(40)], 1 << 30, cache=Cache("ram", 3 * 10**6))
+    records = []
+    for k in range(40):
+        records.append(replace(record, path=str(tmp_path / f"{k}.jpg")))
+        os.link(tmp_path / "a.jpg", records[-1].path)
+    kept = MiniDataset(records, 1 << 30, cache=Cache("ram", 3 * 10**6))
     for index in range(40):
         assert kept[index].image.shape == (3, 480, 640)
+    assert len(kept.cache.kept) == 3
     assert kept.cache.used <= 3 * 10**6 and len(kept.cache.block) <= 3 * 10**6
 
 
 def test_benchmark_measures_every_step(tmp_path):
     script = ROOT / "benchmarks" / "memory.py"
-    code = ("import sys; sys.path.insert(0, sys.argv[1]); import memory; from pathlib import Path; memory.POOL = 3; memory.OUT = Path(sys.argv[2]) / 'out';"
+    code = ("import sys; sys.path.insert(0, sys.argv[1]); import memory; from pathlib import Path;"
+            "memory.POOL = 3; memory.OUT = Path(sys.argv[2]) / 'out';"
             "sys.exit(memory.main(['--work', sys.argv[2], '--records', '150', '--steps', 'read', 'search', '--seconds', '300']))")
     done = subprocess.run([sys.executable, "-c", code, str(script.parent), str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

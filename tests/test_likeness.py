@@ -26,9 +26,11 @@ def soft(rng, levels, base=20):
 
 
 KINDS = {  # pictures of a kind differ, and no name says so
-    "scene": lambda rng: soft(rng, 45, 128), "dim texture": lambda rng: soft(rng, 4), "very dim texture": lambda rng: soft(rng, 2),
+    "scene": lambda rng: soft(rng, 45, 128), "dim texture": lambda rng: soft(rng, 4),
+    "very dim texture": lambda rng: soft(rng, 2),
     "bright texture": lambda rng: soft(rng, 3, 240), "sensor noise": lambda rng: np.abs(2 * rng.standard_normal((90, 120))),
-    "dim gradient": lambda rng: 25 + rng.uniform(3, 9) * DOWN, "gradient": lambda rng: rng.uniform(0, 40) + rng.uniform(120, 200) * ACROSS,
+    "dim gradient": lambda rng: 25 + rng.uniform(3, 9) * DOWN,
+    "gradient": lambda rng: rng.uniform(0, 40) + rng.uniform(120, 200) * ACROSS,
     "stripes": lambda rng: 30 + 15 * np.sign(np.sin(rng.uniform(60, 300) * ACROSS)),
     "almost black": lambda rng: np.where(rng.random((90, 120)) < .001, 40, 0)}
 
@@ -40,8 +42,8 @@ def save(pixels, path, **how):
 
 
 def draw(folder, kind, count, seed, suffix="jpg"):
-    rng = np.random.default_rng(seed)
-    return [save(KINDS[kind](rng), folder / f"{k:03d}.{suffix}", **({"quality": 90} if suffix == "jpg" else {})) for k in range(count)]
+    rng, how = np.random.default_rng(seed), {"quality": 90} if suffix == "jpg" else {}
+    return [save(KINDS[kind](rng), folder / f"{k:03d}.{suffix}", **how) for k in range(count)]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -86,8 +88,8 @@ def test_another_picture_or_none_under_one_name(tmp_path, change):
 
 
 def test_class_folders_that_use_a_name_again_cost_one_look_each(tmp_path):
-    train, val = ([save(soft(np.random.default_rng([part, k]), 40, 120), tmp_path / str(part) / f"class{k}" / "1.png") for k in range(50)]
-                  for part in (0, 1))
+    train, val = ([save(soft(np.random.default_rng([part, k]), 40, 120), tmp_path / str(part) / f"class{k}" / "1.png")
+                   for k in range(50)] for part in (0, 1))
     with mock.patch.object(likeness, "look", side_effect=likeness.look) as asked:
         assert leak_pairs(train, val) == []
     assert asked.call_count == 100

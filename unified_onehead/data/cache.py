@@ -86,7 +86,8 @@ class Cache:
         if kind == "none":
             budget = 0
         elif budget is None:
-            budget = min(free_bytes() // 2, MOST) if kind == "ram" else shutil.disk_usage(folder or tempfile.gettempdir()).free // 2
+            place = folder or tempfile.gettempdir()
+            budget = min(free_bytes() // 2, MOST) if kind == "ram" else shutil.disk_usage(place).free // 2
         self.kind, self.budget, self.folder, self.path = kind, budget, folder, None
         self.used, self.full, self.kept, self.block, self.top = 0, not budget, {}, None, 0
 

@@ -124,7 +124,7 @@ class Gallery:
     def close(
         self,
         other: "Gallery",  # may be the same one: then each pair comes once, the smaller index first
-        allowed,  # (rows, columns) -> bools: index arrays of this gallery (R x 1) and the other (1 x C), which pairs are asked for
+        allowed,  # (rows R x 1, columns 1 x C) -> bools: which pairs of indices are asked for
     ) -> Iterator[tuple]:  # (row, column) of each pair that is alike, row by row
         "Pairs of pictures that are one, at most PARTNERS for each column."
         count, height = np.zeros(len(other.signs), int), max(1, CELLS // max(1, len(other.signs)))
@@ -155,7 +155,7 @@ class Leak(NamedTuple):
 
 
 def same_shape(first: tuple, second: tuple) -> bool:
-    "Whether two sizes (width, height) are of one picture, scaled: each side may be off by a pixel, and the ratio by one in fifty."
+    "Whether two sizes (width, height) are of one picture, scaled: a side may be off by a pixel, the ratio by one in fifty."
     (w, h), (width, height) = first, second
     return abs(w * height - width * h) <= max(w + h, width + height, 0.02 * w * height)
 

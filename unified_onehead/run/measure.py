@@ -44,8 +44,8 @@ def find_shared(
     pairs = shared_images(sets, say)
     if pairs and say:
         shown = "; ".join(" is ".join(Path(p).name for p in pair) for pair in pairs[:5])
-        say(f"WARNING: {len(pairs)} pairs of images in two sets are one picture each ({shown}{'; ..' * (len(pairs) > 5)}). The sets "
-            "should be disjoint; `unified-onehead data prepare` writes a copy without them.")
+        say(f"WARNING: {len(pairs)} pairs of images in two sets are one picture each ({shown}{'; ..' * (len(pairs) > 5)}). "
+            "The sets should be disjoint; `unified-onehead data prepare` writes a copy without them.")
     return pairs
 
 
