@@ -12,9 +12,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from ..core.files import InputError
+from ..core.files import InputError, one_line
 from ..core.config import TASKS, TASK_TITLES, Config
-from ..core.images import read_mask
+from ..core.images import read_mask, why_unreadable
 from .records import Minis, Record
 from .synthetic import make_synthetic
 from .likeness import find_leaks
@@ -23,7 +23,7 @@ from .yolo import read_yolo
 from .classes import WNIDS, nearest, seg_reading
 from .tree import SPLITS, Tree, file_split, path_split, told, unread, walk
 from .labels import Part, label_names, read_layout
-from .layouts import Found, find_parts
+from .layouts import DEPTH, OFFICIAL, Found, find_parts
 
 # %% ../../nbs/data/11_sources.ipynb #6aaf7137
 def wanted_parts(
@@ -246,8 +246,7 @@ def read_seg(
 ) -> tuple:  # split -> records, names, notes
     "Read segmentation. Raises InputError when the names differ from `known`."
     options = options or {}
-    masks = [mask for part in parts.values() for mask in part.masks]
-    names, records, notes = seg_reading(found.folder, lambda: count_pixels(masks), options.get("seg_classes", "")), {}, []
+    names, records, notes = seg_names(names_place(found, parts)), {}, []
     if known and list(known) != names:
         raise InputError(f"{found.folder}: its classes ({', '.join(names[:4])}, ..) are not those of the network "
                          f"({', '.join(list(known)[:4])}, ..). Use the data that it was trained for.")
@@ -259,6 +258,20 @@ def read_seg(
     if share:
         records = divide(records["train"], share, lambda r: (r.path, set(read_mask(r.mask_path).unique().tolist()) - {0, 255}))
     return records, names, notes
+
+
+def names_place(
+    found: Found,  # the dataset
+    parts: dict,  # split -> Part
+) -> Path:  # the folder of classes.txt, or the dataset's
+    "Where the names of the classes lie: in the dataset's folder, or round the images or masks. Raises InputError for two lists."
+    above = next((p for p in found.folder.parents[:DEPTH] if OFFICIAL["seg"].fullmatch(p.name)), found.folder)  # an archive's top
+    places = {place for part in parts.values() for path in {p.parent for p in (*part.images, *part.masks)}
+              for place in (path, *path.parents) if place.is_relative_to(above)} | {found.folder}
+    files = sorted({place / "classes.txt" for place in places if (place / "classes.txt").exists()}, key=lambda p: len(p.parts))
+    if len({file.read_bytes() for file in files}) > 1:
+        raise InputError(f"{files[0]}: differs from {files[1]}. Keep the list of the classes that the masks mean.")
+    return files[0].parent if files else found.folder
 
 
 def told_unread(found: Found, split: str) -> list:  # notes
@@ -286,6 +299,11 @@ def read_cls(
         raise InputError(f"{found.folder}: the classes {', '.join(found.empty)} have a folder and not one image. Fill them, "
                          "or remove them." + told(unread(found.folder)))
     folders = sorted({name for part in parts.values() for name in part.names})
+    of_split = [(split, {class_name(name) for name in part.names}) for split, part in parts.items() if part.names]
+    for (one, these), (other, those) in zip(of_split, of_split[1:]):
+        if not these & those:  # one of them may lie a folder deeper
+            raise InputError(f"{found.folder}: {one} ({', '.join(sorted(these)[:3])}) and {other} ({', '.join(sorted(those)[:3])}) have "
+                             "no class in common. Put the folders of the classes at the same place in each split, with the same names.")
     names, records, notes = list(dict.fromkeys(list(known) or [class_name(n) for n in folders])), {}, []
     for split, part in parts.items():
         notes += part.notes + told_unread(found, split)
@@ -325,7 +343,10 @@ def read_task(
         lines.append(f"{TASK_TITLES[task]}: val is your own split (val_split={share:g}), {len(records['val'])} images from train")
     elif share and "val" in splits:
         notes.append(f"{TASK_TITLES[task]}: val_split={share:g} is not used, as val is there")
-    leaks = find_leaks(records["train"], records["val"]) if {*SPLITS} <= {*splits} else []
+    try:
+        leaks = find_leaks(records["train"], records["val"]) if {*SPLITS} <= {*splits} else []
+    except OSError as error:  # a link that leads nowhere
+        raise InputError(why_unreadable(error.filename or found.folder, error)) from error
     if leaks:
         leaked = {record.path for record in leaks}
         records["train"] = [record for record in records["train"] if record.path not in leaked]
@@ -377,8 +398,8 @@ def read_minis(
     for task in tasks:
         records, names, leaks, notes, lines, folder = read_task(root, task, known.get(task, ()), splits, options, val_split, tree)
         minis.records[task], minis.classes[task], minis.leaks[task] = records, names, leaks
-        minis.notes += notes
-        minis.reading += lines
+        minis.notes += map(one_line, notes)
+        minis.reading += map(one_line, lines)
         minis.folders[task] = str(folder)
     return minis
 
