@@ -12,8 +12,10 @@ import hashlib
 import io
 import os
 import stat
+import sys
+import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import filelock

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from ..core.files import InputError, one_line
 from ..core.config import TASKS, TASK_TITLES, Config
-from ..core.images import read_mask, why_unreadable
+from ..core.images import read_mask
 from .records import Minis, Record
 from .synthetic import make_synthetic
-from .likeness import find_leaks
+from .likeness import leak_pairs
 from .coco import read_coco, why_no_class
 from .yolo import read_yolo
-from .classes import WNIDS, nearest, seg_reading
+from .classes import LISTS, WNIDS, nearest, seg_reading
 from .tree import SPLITS, Tree, file_split, path_split, told, unread, walk
 from .labels import Part, label_names, read_layout
 from .layouts import DEPTH, OFFICIAL, Found, find_parts
@@ -246,7 +246,9 @@ def read_seg(
 ) -> tuple:  # split -> records, names, notes
     "Read segmentation. Raises InputError when the names differ from `known`."
     options = options or {}
-    names, records, notes = seg_names(names_place(found, parts)), {}, []
+    masks = [mask for part in parts.values() for mask in part.masks]
+    names = seg_reading(names_place(found, parts), lambda: count_pixels(masks), options.get("seg_classes", ""))
+    records, notes = {}, []
     if known and list(known) != names:
         raise InputError(f"{found.folder}: its classes ({', '.join(names[:4])}, ..) are not those of the network "
                          f"({', '.join(list(known)[:4])}, ..). Use the data that it was trained for.")
@@ -268,7 +270,8 @@ def names_place(
     above = next((p for p in found.folder.parents[:DEPTH] if OFFICIAL["seg"].fullmatch(p.name)), found.folder)  # an archive's top
     places = {place for part in parts.values() for path in {p.parent for p in (*part.images, *part.masks)}
               for place in (path, *path.parents) if place.is_relative_to(above)} | {found.folder}
-    files = sorted({place / "classes.txt" for place in places if (place / "classes.txt").exists()}, key=lambda p: len(p.parts))
+    files = [place / name for name in LISTS for place in sorted(places, key=lambda p: len(p.parts)) if (place / name).is_file()]
+    files = [file for file in files if file.name == files[0].name]
     if len({file.read_bytes() for file in files}) > 1:
         raise InputError(f"{files[0]}: differs from {files[1]}. Keep the list of the classes that the masks mean.")
     return files[0].parent if files else found.folder
@@ -302,8 +305,9 @@ def read_cls(
     of_split = [(split, {class_name(name) for name in part.names}) for split, part in parts.items() if part.names]
     for (one, these), (other, those) in zip(of_split, of_split[1:]):
         if not these & those:  # one of them may lie a folder deeper
-            raise InputError(f"{found.folder}: {one} ({', '.join(sorted(these)[:3])}) and {other} ({', '.join(sorted(those)[:3])}) have "
-                             "no class in common. Put the folders of the classes at the same place in each split, with the same names.")
+            one, other = (f"{split} ({', '.join(sorted(names)[:3])})" for split, names in ((one, these), (other, those)))
+            raise InputError(f"{found.folder}: {one} and {other} have no class in common. Put the classes' folders at the same place "
+                             "in each split, under the same names.")
     names, records, notes = list(dict.fromkeys(list(known) or [class_name(n) for n in folders])), {}, []
     for split, part in parts.items():
         notes += part.notes + told_unread(found, split)
@@ -343,18 +347,15 @@ def read_task(
         lines.append(f"{TASK_TITLES[task]}: val is your own split (val_split={share:g}), {len(records['val'])} images from train")
     elif share and "val" in splits:
         notes.append(f"{TASK_TITLES[task]}: val_split={share:g} is not used, as val is there")
-    try:
-        leaks = find_leaks(records["train"], records["val"]) if {*SPLITS} <= {*splits} else []
-    except OSError as error:  # a link that leads nowhere
-        raise InputError(why_unreadable(error.filename or found.folder, error)) from error
+    leaks = leak_pairs(records["train"], records["val"]) if {*SPLITS} <= {*splits} else []
     if leaks:
-        leaked = {record.path for record in leaks}
+        leaked = {leak.train.path for leak in leaks}
         records["train"] = [record for record in records["train"] if record.path not in leaked]
         notes.append(f"{TASK_TITLES[task]}: {len(leaks)} images are in both train and val and were left out of train: "
-                     f"{', '.join(Path(r.path).name for r in leaks[:5])}{', ..' * (len(leaks) > 5)}")
+                     f"{'; '.join(leak.text() for leak in leaks[:5])}{'; ..' * (len(leaks) > 5)}")
     if "train" in records and not records["train"]:
         raise InputError(f"{found.folder}: every image of train is in val too. Give train images of its own.")
-    return records, names, [Path(record.path).name for record in leaks], notes, lines, found.folder
+    return records, names, [Path(leak.train.path).name for leak in leaks], notes, lines, found.folder
 
 # %% ../../nbs/data/11_sources.ipynb #386da680
 def read_minis(
