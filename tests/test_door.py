@@ -79,4 +79,4 @@ def test_the_modules_do_not_come_through_the_door():
     assert len(texts) > 30
     asks = re.compile(r"^[ ]*(?:from (?:unified_onehead|\.+) import|import unified_onehead\b) *(\S.*)$", re.MULTILINE)
     taken = [(name, what) for name, text in texts.items() for what in asks.findall(text)]
-    assert set(taken) <= {("cli.py", "__version__")}
+    assert set(taken) <= {("cli.py", "__version__"), ("grading.py", "__version__")}

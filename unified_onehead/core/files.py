@@ -14,14 +14,24 @@ import os
 import stat
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import filelock
 
+# %% ../../nbs/core/00_files.ipynb #e18ed0fe
+def one_line(text: str) -> str:
+    "Text whose control characters and bytes that are no text, as in some file names, are spelled out."
+    return "".join(c if unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") else repr(c)[1:-1] for c in text)
+
 # %% ../../nbs/core/00_files.ipynb #335d9315
 class InputError(Exception):
     "Bad input from a person. The message is one paragraph: which file or key, what was wrong, what to do."
+
+    def __str__(self) -> str:
+        "The message in one line, whatever the names in it hold."
+        return one_line(super().__str__())
 
     def _render_traceback_(self) -> "list[str]":  # what a notebook shows
         "The message alone, as on the command line: where in the library it was raised helps nobody to mend the input."

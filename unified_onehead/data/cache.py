@@ -201,7 +201,8 @@ class Cache:
                 file.write(fill(torch.zeros(length, dtype=torch.uint8), sample, parts).numpy())
             return start
         except OSError as error:
-            return self.stop(f"{self.path or self.folder or tempfile.gettempdir()} cannot be written ({error.strerror or error})")
+            place = self.path or self.folder or tempfile.gettempdir()
+            return self.stop(f"{place} cannot be written ({error.strerror or error})")
 
 
 def open_cache(

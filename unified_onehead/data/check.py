@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.files import InputError
+from ..core.files import InputError, one_line
 from ..core.config import IGNORE, TASKS, TASK_TITLES
 from ..core.images import naming
 from .records import Decoded, Record, decode_record
@@ -257,10 +257,10 @@ def check_minis(
     """
     if not Path(root).is_dir():
         raise InputError(f"{root}: no such folder. Give the folder that holds {', '.join(FOLDERS.values())}.")
-    report, everything, options, tree = CheckReport(str(root)), {}, read_layout(layout), walk(Path(root))
+    report, everything, options, tree = CheckReport(one_line(str(root))), {}, read_layout(layout), None
     for task in tasks:
         try:
-            known = det_classes if task == "det" else ()
+            known, tree = det_classes if task == "det" else (), tree or walk(Path(root))
             records, names, leaks, notes, lines, folder = read_task(root, task, known, SPLITS, options, val_split, tree)
         except InputError as error:
             report.problems.append(str(error))
@@ -280,4 +280,6 @@ def check_minis(
                         for one, other in shared_images(everything)]
     if sum(report.size_mb.values()) > 120:
         report.warnings.append(f"the datasets take {sum(report.size_mb.values()):.0f} MB; the assignment allows 120")
+    for words in (report.problems, report.warnings, report.reading):
+        words[:] = dict.fromkeys(map(one_line, words))
     return report

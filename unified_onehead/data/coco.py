@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..core.files import InputError
+from ..core.files import InputError, one_line
 from ..core.images import UNDECODABLE
 from .records import Record
 from .text import read_json
@@ -47,7 +47,7 @@ def looks_like_coco(data) -> bool:
 # %% ../../nbs/data/06_coco.ipynb #1f4592b2
 def clean_name(name) -> str:
     "A file name in one form. Raises ValueError for what is no name."
-    if not isinstance(name, str) or not name.strip() or "\0" in name or not name.isprintable():
+    if not isinstance(name, str) or not name.strip() or one_line(name) != name:
         raise ValueError(f"file_name {name!r:.80} is no name of a file")
     name = re.sub("/+", "/", unicodedata.normalize("NFC", name.replace("\\", "/")))
     while name.startswith("./"):

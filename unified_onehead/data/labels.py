@@ -285,9 +285,9 @@ def text_beside(tree: Tree, texts: set, folder: tuple, name: str) -> "tuple | No
 def is_yolo(path: Path) -> bool:
     "Whether a text file holds rows of a class and at least four numbers."
     try:
-        words = path.read_text(encoding="utf-8-sig").split("\n", 1)[0].split()
+        words = read_text(path).removeprefix("\ufeff").split("\n", 1)[0].split()
         return len(words) >= 5 and all(map(float, words)) in (True, False)
-    except (OSError, ValueError):
+    except (InputError, ValueError):
         return False
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from ..core.files import InputError
 from ..core.config import TASKS, TASK_TITLES
 from .synthetic import FOLDERS
-from .tree import Tree, file_split, folder_split, path_split, told, unread, walk, what_is_there
+from .text import read_text
+from .tree import IMAGE_SUFFIXES, Tree, file_split, folder_split, path_split, told, unread, walk, what_is_there
 from .labels import Part, coco_splits, listed, split_rule, yolo_splits
 from .masks import MASK_WORDS, seg_parts
 
@@ -87,9 +88,12 @@ def stray(tree: Tree, split: str, parents: set, classes: set) -> list:  # notes
     loose = [tree.path(folder, name) for folder in sorted(parents) for name in tree.images.get(folder, [])]
     inside = [tree.path(key, name) for key, names in tree.others.items() for name in names
               if any(key[:len(folder)] == folder for folder in classes)]
+    named = [tree.path(key) for key in tree.images if any(key[:len(folder)] == folder and len(key) > len(folder) for folder in classes)
+             and key[-1].lower().endswith(IMAGE_SUFFIXES) and not tree.holds(key)]
     where = "" if split == "all" else f"{split}: "
     return [f"classification: {where}{len(files)} {what} (the first: {files[0].relative_to(tree.root)})" for files, what in (
-        (loose, "images lie in no class folder and are not read"), (inside, "files are no images and are not read")) if files]
+        (loose, "images lie in no class folder and are not read"), (inside, "files are no images and are not read"),
+        (named, "folders are called like images and hold none")) if files]
 
 # %% ../../nbs/data/10_layouts.ipynb #c19566e8
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "classname", "category", "target", "wnid", "noisy_labels_0", "y")
@@ -99,10 +103,10 @@ SPLIT_COLUMNS = ("split", "set", "subset", "is_valid", "is_val", "is_validation"
 def read_table(path: Path) -> list:  # of dicts, one for each row
     "A CSV with a header; commas, semicolons or tabs. Empty for what is no table."
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path).removeprefix("\ufeff")
         rows = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=text.split("\n", 1)[0].count))
         return [{(key or "").strip(): value.strip() for key, value in row.items() if isinstance(value, str)} for row in rows]
-    except (OSError, ValueError, csv.Error):
+    except (InputError, ValueError, csv.Error):
         return []
 
 
@@ -234,9 +238,12 @@ def candidates(tree: Tree, task: str, options: dict, depth: int = DEPTH) -> list
         if whole.parts:
             return [whole]
     found = [one for k in kids for one in candidates(tree.below((k,)), task, options, depth - (not alone))] if depth else []
-    if found or task == "cls":
+    if task == "cls":
         return found
-    whole = parts_in(tree, task, options)
+    inner = {one.folder.relative_to(tree.root).parts for one in found}
+    whole = parts_in(tree.without(inner), task, options) if not alone or not found else Found(task, tree.root, {})
+    if found and not {"train", "val"} <= {*whole.parts}:  # a copy in a folder of its own beside both splits is not meant
+        return found
     return [whole] if whole.parts else []
 
 
@@ -269,9 +276,7 @@ def find_parts(
     found = [one for place in places for one in candidates(place, task, options)]
     if not places:
         others = {key for other in TASKS if other != task for key in named_folders(tree, other)}
-        rest = Tree(root, *({k: v for k, v in part.items() if not any(k[:len(key)] == key for key in others)}
-                            for part in (tree.images, tree.others)))
-        found = candidates(rest, task, options)
+        found = candidates(tree.without(others), task, options)
     if len(found) > 1:
         one, other = (str(place.folder.relative_to(root)) for place in found[:2])
         raise InputError(f"{root}: {len(found)} folders hold a {TASK_TITLES[task]} dataset ({one}, {other}). Name the one to use "

@@ -9,10 +9,12 @@ __all__ = []
 import re
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from ..core.files import InputError
 from ..core.images import UNDECODABLE
+from .text import read_text
 from .tree import JPEG_SUFFIXES, Tree, file_split, path_split, plain
 from .labels import Part, ends_with, listed, split_rule
 
@@ -28,13 +30,15 @@ def mask_stem(stem: str) -> str:
     return SUFFIX.sub("", stem)
 
 
-def few_colours(path: Path) -> bool:
+def few_colours(path: Path) -> "bool | None":  # None: it cannot be decoded
     "Whether an image may be a mask: not more than 64 colours."
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # 16 bits and more, of which Pillow counts no colours
+                return len(np.unique(np.asarray(image))) <= 64
             return image.getcolors(64) is not None
     except UNDECODABLE:
-        return False
+        return None
 
 
 def is_mask_folder(tree: Tree, folder: tuple) -> "bool | None":  # None: its name says nothing
@@ -42,9 +46,11 @@ def is_mask_folder(tree: Tree, folder: tuple) -> "bool | None":  # None: its nam
     pngs = [name for name in tree.images[folder] if name.lower().endswith(".png")]
     if not pngs:
         return False
-    drawn = all(few_colours(tree.path(folder, name)) for name in pngs[:: max(1, len(pngs) // 3)][:3])
+    drawn = [few_colours(tree.path(folder, name)) for name in pngs[:: max(1, len(pngs) // 3)][:3]]
     named = any(word in MASK_WORDS for part in folder for word in re.findall("[a-z]+", part.lower()))
-    return drawn and (True if named else None)
+    if False in drawn or (True not in drawn and not named):
+        return False
+    return True if named else None  # a mask that cannot be decoded stays one: whoever reads it names it
 
 # %% ../../nbs/data/09_masks.ipynb #a48e6650
 def pair_up(tree: Tree, images: tuple, masks: tuple) -> dict:  # image's file name -> mask's file name
@@ -85,7 +91,8 @@ def mask_pairs(
 def beside_pairs(tree: Tree, folder: tuple) -> dict:
     "Images and masks that lie side by side; the masks must look like masks."
     found = pair_up(tree, folder, folder)
-    return found if found and all(few_colours(tree.path(folder, name)) for name in [*found.values()][:3]) else {}
+    drawn = [few_colours(tree.path(folder, name)) for name in [*found.values()][:3]]
+    return found if True in drawn and False not in drawn else {}
 
 
 def one_each(tree: Tree, pairs: list) -> list:
@@ -109,10 +116,7 @@ def one_each(tree: Tree, pairs: list) -> list:
 # %% ../../nbs/data/09_masks.ipynb #8383d192
 def read_list(path: Path) -> list:
     "The image names of a list: the first word of every line."
-    try:
-        return [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as a list of names ({error}). Write one name per line, in UTF-8.") from error
+    return [line.split()[0] for line in read_text(path).removeprefix("\ufeff").splitlines() if line.strip()]
 
 
 def split_lists(

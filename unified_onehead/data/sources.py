@@ -12,18 +12,18 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from ..core.files import InputError
+from ..core.files import InputError, one_line
 from ..core.config import TASKS, TASK_TITLES, Config
 from ..core.images import read_mask
 from .records import Minis, Record
 from .synthetic import make_synthetic
-from .likeness import find_leaks
+from .likeness import leak_pairs
 from .coco import read_coco, why_no_class
 from .yolo import read_yolo
-from .classes import WNIDS, nearest, seg_reading
+from .classes import LISTS, WNIDS, nearest, seg_reading
 from .tree import SPLITS, Tree, file_split, path_split, told, unread, walk
 from .labels import Part, label_names, read_layout
-from .layouts import Found, find_parts
+from .layouts import DEPTH, OFFICIAL, Found, find_parts
 
 # %% ../../nbs/data/11_sources.ipynb #6aaf7137
 def wanted_parts(
@@ -247,7 +247,8 @@ def read_seg(
     "Read segmentation. Raises InputError when the names differ from `known`."
     options = options or {}
     masks = [mask for part in parts.values() for mask in part.masks]
-    names, records, notes = seg_reading(found.folder, lambda: count_pixels(masks), options.get("seg_classes", "")), {}, []
+    names = seg_reading(names_place(found, parts), lambda: count_pixels(masks), options.get("seg_classes", ""))
+    records, notes = {}, []
     if known and list(known) != names:
         raise InputError(f"{found.folder}: its classes ({', '.join(names[:4])}, ..) are not those of the network "
                          f"({', '.join(list(known)[:4])}, ..). Use the data that it was trained for.")
@@ -259,6 +260,21 @@ def read_seg(
     if share:
         records = divide(records["train"], share, lambda r: (r.path, set(read_mask(r.mask_path).unique().tolist()) - {0, 255}))
     return records, names, notes
+
+
+def names_place(
+    found: Found,  # the dataset
+    parts: dict,  # split -> Part
+) -> Path:  # the folder of classes.txt, or the dataset's
+    "Where the names of the classes lie: in the dataset's folder, or round the images or masks. Raises InputError for two lists."
+    above = next((p for p in found.folder.parents[:DEPTH] if OFFICIAL["seg"].fullmatch(p.name)), found.folder)  # an archive's top
+    places = {place for part in parts.values() for path in {p.parent for p in (*part.images, *part.masks)}
+              for place in (path, *path.parents) if place.is_relative_to(above)} | {found.folder}
+    files = [place / name for name in LISTS for place in sorted(places, key=lambda p: len(p.parts)) if (place / name).is_file()]
+    files = [file for file in files if file.name == files[0].name]
+    if len({file.read_bytes() for file in files}) > 1:
+        raise InputError(f"{files[0]}: differs from {files[1]}. Keep the list of the classes that the masks mean.")
+    return files[0].parent if files else found.folder
 
 
 def told_unread(found: Found, split: str) -> list:  # notes
@@ -286,6 +302,12 @@ def read_cls(
         raise InputError(f"{found.folder}: the classes {', '.join(found.empty)} have a folder and not one image. Fill them, "
                          "or remove them." + told(unread(found.folder)))
     folders = sorted({name for part in parts.values() for name in part.names})
+    of_split = [(split, {class_name(name) for name in part.names}) for split, part in parts.items() if part.names]
+    for (one, these), (other, those) in zip(of_split, of_split[1:]):
+        if not these & those:  # one of them may lie a folder deeper
+            one, other = (f"{split} ({', '.join(sorted(names)[:3])})" for split, names in ((one, these), (other, those)))
+            raise InputError(f"{found.folder}: {one} and {other} have no class in common. Put the classes' folders at the same place "
+                             "in each split, under the same names.")
     names, records, notes = list(dict.fromkeys(list(known) or [class_name(n) for n in folders])), {}, []
     for split, part in parts.items():
         notes += part.notes + told_unread(found, split)
@@ -325,15 +347,15 @@ def read_task(
         lines.append(f"{TASK_TITLES[task]}: val is your own split (val_split={share:g}), {len(records['val'])} images from train")
     elif share and "val" in splits:
         notes.append(f"{TASK_TITLES[task]}: val_split={share:g} is not used, as val is there")
-    leaks = find_leaks(records["train"], records["val"]) if {*SPLITS} <= {*splits} else []
+    leaks = leak_pairs(records["train"], records["val"]) if {*SPLITS} <= {*splits} else []
     if leaks:
-        leaked = {record.path for record in leaks}
+        leaked = {leak.train.path for leak in leaks}
         records["train"] = [record for record in records["train"] if record.path not in leaked]
         notes.append(f"{TASK_TITLES[task]}: {len(leaks)} images are in both train and val and were left out of train: "
-                     f"{', '.join(Path(r.path).name for r in leaks[:5])}{', ..' * (len(leaks) > 5)}")
+                     f"{'; '.join(leak.text() for leak in leaks[:5])}{'; ..' * (len(leaks) > 5)}")
     if "train" in records and not records["train"]:
         raise InputError(f"{found.folder}: every image of train is in val too. Give train images of its own.")
-    return records, names, [Path(record.path).name for record in leaks], notes, lines, found.folder
+    return records, names, [Path(leak.train.path).name for leak in leaks], notes, lines, found.folder
 
 # %% ../../nbs/data/11_sources.ipynb #386da680
 def read_minis(
@@ -377,8 +399,8 @@ def read_minis(
     for task in tasks:
         records, names, leaks, notes, lines, folder = read_task(root, task, known.get(task, ()), splits, options, val_split, tree)
         minis.records[task], minis.classes[task], minis.leaks[task] = records, names, leaks
-        minis.notes += notes
-        minis.reading += lines
+        minis.notes += map(one_line, notes)
+        minis.reading += map(one_line, lines)
         minis.folders[task] = str(folder)
     return minis
 

@@ -7,9 +7,11 @@ __all__ = []
 
 # %% ../../nbs/data/05_text.ipynb #2989d0b7
 import codecs
+import errno
 import json
 import os
 import re
+import stat
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -68,16 +70,18 @@ def decode_text(
     return text
 
 
-def unreadable(path: "str | Path", error: OSError) -> InputError:
+def unreadable(path: "str | Path", error: Exception) -> InputError:
     "What to raise for a file that the disk does not give."
-    return InputError(f"{path}: cannot be read ({error.strerror or error}). Check that it is there and may be read.")
+    return InputError(f"{path}: cannot be read ({getattr(error, 'strerror', '') or error}). Check that the file is there and may be read.")
 
 
 def read_text(path: Path) -> str:
     "A text file of any encoding that `decode_text` knows. Raises InputError."
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe may never end
+            raise OSError(errno.EISDIR, "a folder, a pipe or a device, not a file")
         raw = Path(path).read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
     return decode_text(raw, path)
 
@@ -119,16 +123,16 @@ def read_json(
 ):  # dict or list as JSON gives them; a dict is shared with other callers
     "A parsed JSON file; parsed again only when the file has changed. Raises InputError for what cannot be read or is no JSON."
     try:
-        stat = os.stat(path)
-    except OSError as error:
+        now = os.stat(path)
+    except (OSError, ValueError) as error:
         raise unreadable(path, error) from error
-    key = (os.path.abspath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    key = (os.path.abspath(path), now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
     if (data := alive.get(key)) is not None:
         return data
     data = parse_json(Path(path))
     if isinstance(data, dict):
         data = Parsed(data)
-        if time.time() - max(stat.st_mtime, stat.st_ctime) > 2:  # what is younger could change without a new time
+        if time.time() - max(now.st_mtime, now.st_ctime) > 2:  # what is younger could change without a new time
             alive[key] = data
             kept[key] = data
             while sum(size for _, _, size, _, _ in kept) > KEPT_BYTES:  # the oldest first; a large one goes at once

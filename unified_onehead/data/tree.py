@@ -8,11 +8,12 @@ __all__ = []
 # %% ../../nbs/data/07_tree.ipynb #53912639
 import os
 import re
+import stat
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.files import InputError
+from ..core.files import InputError, disk_refuses
 
 # %% ../../nbs/data/07_tree.ipynb #98412190
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")  # the last: what some browsers call a JPEG
@@ -25,14 +26,21 @@ def plain(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def special(mode: int) -> bool:
+    "Whether a pipe, a socket or a device is there: opening one may wait for ever."
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def is_image(path: Path) -> bool:
     "Whether a file is an image by its suffix, or, without one, by its first bytes."
     if path.suffix:
         return path.suffix.lower() in IMAGE_SUFFIXES
     try:
+        if special(os.stat(path).st_mode):
+            return False
         with open(path, "rb") as file:
             head = file.read(12)
-    except OSError:  # a pipe, or a file that cannot be read: it is named among those that are no images
+    except (OSError, ValueError):  # a file that cannot be read is named among those that are no images
         return False
     return head.startswith(MAGIC) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
 
@@ -104,6 +112,11 @@ class Tree:
         return Tree(self.path(folder), *({key[n:]: names for key, names in part.items() if key[:n] == folder}
                                          for part in (self.images, self.others)))
 
+    def without(self, folders: set) -> "Tree":
+        "All but some folders and what is below them."
+        return Tree(self.root, *({key: names for key, names in part.items() if not any(key[:len(f)] == f for f in folders)}
+                                 for part in (self.images, self.others)))
+
     def children(self, folder: tuple = ()) -> list:
         "Names of the folders directly in a folder, sorted."
         n = len(folder)
@@ -114,26 +127,53 @@ class Tree:
         return sum(len(names) for key, names in self.images.items() if key[:len(folder)] == folder)
 
 
-def refuse_folder(error: OSError) -> None:
+def refuse_folder(error: OSError, place: "str | Path" = "") -> None:
     "A folder that cannot be listed stops the reader: what is in it would vanish."
-    raise InputError(f"{error.filename}: cannot be listed ({error.strerror or error}). Allow reading it; where a network or "
-                     "Drive folder refuses, mount it again and repeat.") from error
+    raise InputError(f"{error.filename or place}: cannot be listed ({error.strerror or error}). Allow reading it; where a network "
+                     "or Drive folder refuses, mount it again and repeat.") from error
+
+
+def kind_of(entry: os.DirEntry) -> str:  # folder | link (to a folder) | file | special
+    "What an entry of a folder is. Raises OSError where the disk does not say."
+    try:
+        if entry.is_dir():
+            return "link" if entry.is_symlink() else "folder"
+        return "file" if entry.is_file() or not special(entry.stat().st_mode) else "special"
+    except OSError as error:
+        if disk_refuses(error):
+            raise
+        return "file"  # a link that leads nowhere: whoever reads it says so
+
+
+def entries_of(place: Path) -> dict:  # kind -> names, sorted
+    "What lies in a folder. Raises InputError when it cannot be listed."
+    kinds = {"folder": [], "link": [], "file": [], "special": []}
+    try:
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if not hidden(entry.name):
+                    kinds[kind_of(entry)].append(entry.name)
+    except OSError as error:
+        refuse_folder(error, place)
+    return {kind: sorted(names) for kind, names in kinds.items()}
 
 
 def walk(folder: Path) -> Tree:
     "Look at everything below a folder. Raises InputError for a folder that cannot be listed."
-    tree, seen = Tree(Path(folder)), set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse_folder):
-        real = os.path.realpath(place)  # a link may lead back to where the walk came from
+    tree, seen, todo, links = Tree(Path(folder)), set(), [()], []
+    while todo or links:
+        key = todo.pop() if todo else links.pop(0)  # links last: a folder is known by its own name, not by that of a link
+        here = tree.path(key)
+        real = os.path.realpath(here)  # a link may lead back to where the walk came from
         if real in seen:
-            folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not hidden(name))
-        key, here = Path(place).relative_to(folder).parts, Path(place)
-        images = {name for name in files if not hidden(name) and is_image(here / name)}
+        found = entries_of(here)
+        todo += [(*key, name) for name in reversed(found["folder"])]
+        links += [(*key, name) for name in found["link"]]
+        images = {name for name in found["file"] if is_image(here / name)}
         tree.images[key] = sorted(images)
-        tree.others[key] = sorted(name for name in files if not hidden(name) and name not in images)
+        tree.others[key] = sorted({*found["file"], *found["special"]} - images)
     return tree
 
 # %% ../../nbs/data/07_tree.ipynb #ecef3e46

@@ -84,6 +84,7 @@ def gather(
     one_tree(unpacked, root, merger)
     found = all_found(root)
     whole = [Path(os.path.commonpath([folder.parent for folder in found.values()]))] if len(found) == len(TASKS) else []
+    whole = [place if place.is_relative_to(root) else root for place in whole]  # a dataset may be all that came
     for place in places(root) if not whole else ():
         if not any(place.is_relative_to(other) for other in whole) and len(all_found(place)) == len(TASKS):
             whole.append(place)
@@ -93,7 +94,9 @@ def gather(
     raw = whole[0] if whole else scattered(root)
     sets = dict.fromkeys(all_found(raw).values())
     sources = {p: Counter(merger.owner.get(f.stat().st_ino, "") for f in p.rglob("*") if f.is_file()) for p in sets}
-    words = "; ".join(f"{p.name}: " + ", ".join(f"{n} files from {name}" for name, n in sorted(counts.items()))
+    short = {known_as: file_name(known_as) for known_as in unpacked.values() if part_name(file_name(known_as))}
+    short = short if len({*short.values()}) == len(short) else {}
+    words = "; ".join(f"{p.name}: " + ", ".join(f"{n} files from {short.get(name, name)}" for name, n in sorted(counts.items()))
                       for p, counts in sources.items()) if len(unpacked) > 1 else ""
     rest = [p for p in sorted(root.rglob("*")) if p.is_file() and p.name not in OURS and not ADDED.match(p.name)
             and not TOLD.match(p.name) and not any(p.is_relative_to(s) for s in sets)]
