@@ -172,7 +172,8 @@ class Cache:
         if first is not None:
             record, self.used = sample.record, self.used + length + LIGHT
             plain = sample.task, sample.category, record, sample.scale, sample.original
-            self.kept[record.task, record.path, record.mask_path, side] = Place(plain, parts, max(0, len(self.blocks) - 1), first, length)
+            block, key = max(0, len(self.blocks) - 1), (record.task, record.path, record.mask_path, side)
+            self.kept[key] = Place(plain, parts, block, first, length)
 
     def to_memory(self, sample: Sample, parts: tuple, length: int) -> "int | None":  # its first byte
         "Copy into the last block, or into a new one."
