@@ -182,8 +182,9 @@ SPELLINGS = {"train": ("train", "training", "trn"), "val": ("val", "valid", "val
 SPLIT_OF = {word: split for split, words in SPELLINGS.items() for word in words}
 AROUND = ("(?:mini|coco|voc|imagenette|imagenet|images?|imgs?|masks?|labels?|annotations?|instances|det|seg|cls|data|dataset|set|"
           "split)")
-FOLDER_SPLIT = re.compile(rf"(?:(?:{AROUND}|\d+)[-_. ]*)*({'|'.join(sorted(SPLIT_OF, key=len, reverse=True))})"
-                          rf"(?:[-_. ]*(?:{AROUND}|\d+))*", re.I)
+NUMBER = r"\d+(?!\d)"  # whole, or a name of thirty digits could be divided in a billion ways
+FOLDER_SPLIT = re.compile(rf"(?:(?:{AROUND}|{NUMBER})[-_. ]*){{0,8}}({'|'.join(sorted(SPLIT_OF, key=len, reverse=True))})"
+                          rf"(?:[-_. ]*(?:{AROUND}|{NUMBER})){{0,8}}", re.I)
 
 
 def folder_split(name: str) -> str:
