@@ -129,8 +129,8 @@ class Tree:
 
 def refuse_folder(error: OSError, place: "str | Path" = "") -> None:
     "A folder that cannot be listed stops the reader: what is in it would vanish."
-    raise InputError(f"{error.filename or place}: cannot be listed ({error.strerror or error}). Allow reading it; where a network "
-                     "or Drive folder refuses, mount it again and repeat.") from error
+    raise InputError(f"{error.filename or place}: cannot be listed ({error.strerror or error}). Allow reading it; where a "
+                     "network or Drive folder refuses, mount it again and repeat.") from error
 
 
 def kind_of(entry: os.DirEntry) -> str:  # folder | link (to a folder) | file | special
@@ -163,8 +163,8 @@ def refuse_no_image(here: Path, found: dict) -> None:
     for kind, what in (("special", "a pipe or a device"), ("folder", "an empty folder")):
         for name in found[kind]:
             if name.lower().endswith(IMAGE_SUFFIXES) and (kind == "special" or not os.listdir(here / name)):
-                raise InputError(f"{here / name}: {what}, not a file, although it is called like an image. Copy the image there, or "
-                                 "take it away.")
+                raise InputError(f"{here / name}: {what}, not a file, although it is called like an image. Copy the image there, "
+                                 "or take it away.")
 
 
 def walk(folder: Path) -> Tree:
