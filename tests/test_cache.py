@@ -111,7 +111,21 @@ def test_memory_grows_with_the_budget_and_not_with_the_images(tmp_path, minis):
     for index in range(40):
         assert kept[index].image.shape == (3, 480, 640)
     assert len(kept.cache.kept) == 3
-    assert kept.cache.used <= 3 * 10**6 and len(kept.cache.block) <= 3 * 10**6
+    assert kept.cache.used <= 3 * 10**6 and sum(map(len, kept.cache.blocks)) <= 3 * 10**6
+
+
+def test_the_process_grows_by_what_is_kept(tmp_path):
+    """Kept between the buffers of decoding, small tensors would hold those back: twice the memory."""
+    Image.effect_noise((500, 375), 60).convert("RGB").save(tmp_path / "0.jpg", quality=60)
+    for k in range(1, 300):
+        os.link(tmp_path / "0.jpg", tmp_path / f"{k}.jpg")
+    code = ("import sys, psutil; from unified_onehead.data.cache import Cache, MiniDataset;"
+            "from unified_onehead.data.records import Record;"
+            "rows = [Record('det', f'{sys.argv[1]}/{k}.jpg', k, [[1., 2., 30., 40.]], [0], [False]) for k in range(300)];"
+            "data = MiniDataset(rows, 512, cache=Cache('ram', 10**9)); data[0]; held = psutil.Process().memory_info().rss;"
+            "[None for k in range(300) if not data[k]]; print((psutil.Process().memory_info().rss - held) / data.cache.used)")
+    found = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert 0.9 < float(found.stdout) < 1.3, found.stderr
 
 
 def test_benchmark_measures_every_step(tmp_path):

@@ -11,8 +11,8 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -65,7 +65,40 @@ def free_bytes() -> int:
 
 # %% ../../nbs/data/01_cache.ipynb #1cff00c7
 BLOCK = 64_000_000  # bytes of memory taken at a time
-LIGHT = 4096  # bytes counted for what is kept beside an image's pixels
+LIGHT = 1024  # bytes counted for what is kept beside the tensors
+TENSORS = ("image", "mask", "boxes", "labels", "crowd")  # of a sample
+
+
+class Place(NamedTuple):
+    "Where a sample lies. Plain types only: a small tensor that lived on would sit among the free buffers of decoding."
+    sample: tuple  # task, category, record, scale, original
+    parts: tuple  # name, dtype, shape, first byte of each tensor
+    block: int  # which block; 0 for a file
+    first: int  # its first byte there
+    length: int  # bytes
+
+
+def arrange(sample: Sample) -> tuple:  # name, dtype, shape, first byte of each tensor; bytes in all
+    "How a sample's tensors lie one behind the other, each at a multiple of 64."
+    parts, at = [], 0
+    for name in TENSORS:
+        if (tensor := getattr(sample, name)) is not None:
+            parts.append((name, tensor.dtype, tuple(tensor.shape), at))
+            at += -(-tensor.numel() * tensor.element_size() // 64) * 64
+    return tuple(parts), at
+
+
+def views(flat: torch.Tensor, parts: tuple) -> dict:  # name -> tensor
+    "The tensors that lie in a row of bytes."
+    return {name: flat[at:at + shape.numel() * dtype.itemsize].view(dtype).view(shape)
+            for name, dtype, shape, at in ((name, dtype, torch.Size(shape), at) for name, dtype, shape, at in parts)}
+
+
+def fill(flat: torch.Tensor, sample: Sample, parts: tuple) -> torch.Tensor:  # `flat`
+    "Copy a sample's tensors into a row of bytes."
+    for name, view in views(flat, parts).items():
+        view.copy_(getattr(sample, name))
+    return flat
 
 
 def drop_folder(folder: str, owner: int) -> None:
@@ -89,11 +122,11 @@ class Cache:
             place = folder or tempfile.gettempdir()
             budget = min(free_bytes() // 2, MOST) if kind == "ram" else shutil.disk_usage(place).free // 2
         self.kind, self.budget, self.folder, self.path = kind, budget, folder, None
-        self.used, self.full, self.kept, self.block, self.top = 0, not budget, {}, None, 0
+        self.used, self.full, self.kept, self.blocks, self.top = 0, not budget, {}, [], 0
 
     def __getstate__(self) -> dict:  # for a loader process that begins anew
         kept = self.kept if self.kind == "disk" else {}
-        return {**self.__dict__, "kept": kept, "block": None, "full": True}
+        return {**self.__dict__, "kept": kept, "blocks": [], "full": True}
 
     def stop(self, why: str) -> None:
         "Keep nothing more; say why where the reason is not that the room is used."
@@ -107,59 +140,57 @@ class Cache:
         side: int,  # longer side at most, pixels
     ) -> "Sample | None":  # None: not kept
         "The sample that was kept."
-        light, places = self.kept.get((record.task, record.path, record.mask_path, side), (None, ()))
-        if light is None or light.record is not record and light.record != record:  # the same file with other labels
+        place = self.kept.get((record.task, record.path, record.mask_path, side))
+        if place is None:
             return None
-        if self.kind == "ram":
-            return replace(light, image=light.image.clone(), mask=None if light.mask is None else light.mask.clone()) \
-                if get_worker_info() else light  # what leaves a worker must not take a whole block along
-        try:
-            pixels = [torch.from_numpy(np.array(np.memmap(self.path, np.uint8, "r", start, shape))) for start, shape in places]
-        except (OSError, ValueError) as error:
-            self.kept = {}
-            return self.stop(f"{self.path} can no longer be read ({error})")
-        return replace(light, image=pixels[0], mask=pixels[1] if len(pixels) > 1 else None)
+        task, category, owner, scale, original = place.sample
+        if owner is not record and owner != record:  # the same file with other labels
+            return None
+        if self.kind == "disk":
+            try:
+                flat = torch.from_numpy(np.array(np.memmap(self.path, np.uint8, "r", place.first, (place.length,))))
+            except (OSError, ValueError) as error:
+                self.kept = {}
+                return self.stop(f"{self.path} can no longer be read ({error})")
+        else:  # what leaves a worker must not take a whole block along
+            flat = self.blocks[place.block][place.first:place.first + place.length]
+            flat = flat.clone() if get_worker_info() else flat
+        found = {"mask": None, **views(flat, place.parts)}
+        return Sample(task=task, category=category, record=owner, scale=scale, original=original, **found)
 
     def put(
         self,
         sample: Sample,  # decoded; its record says what it is
         side: int,  # longer side at most, pixels
-    ) -> Sample:  # the sample to use: the same values
+    ) -> None:
         "Keep a sample if there is room."
-        pixels = [sample.image] + [sample.mask] * (sample.mask is not None)
-        size = sum(p.numel() for p in pixels)
         if self.full or get_worker_info():
-            return sample
-        if self.used + size + LIGHT > self.budget:
-            self.full = True
-            return sample
-        places = (self.to_memory if self.kind == "ram" else self.to_disk)(pixels, size)
-        if places is None:
-            return sample
-        self.used += size + LIGHT
-        record, light = sample.record, replace(sample, image=torch.empty(3, 0, 0, dtype=torch.uint8), mask=None)
-        if self.kind == "ram":
-            sample = light = replace(sample, image=places[0], mask=places[1] if len(places) > 1 else None)
-        self.kept[record.task, record.path, record.mask_path, side] = light, places
-        return sample
+            return
+        parts, length = arrange(sample)
+        self.full = self.used + length + LIGHT > self.budget
+        first = None if self.full else (self.to_memory if self.kind == "ram" else self.to_disk)(sample, parts, length)
+        if first is not None:
+            record, self.used = sample.record, self.used + length + LIGHT
+            plain = sample.task, sample.category, record, sample.scale, sample.original
+            block, key = max(0, len(self.blocks) - 1), (record.task, record.path, record.mask_path, side)
+            self.kept[key] = Place(plain, parts, block, first, length)
 
-    def to_memory(self, pixels: list, size: int) -> "list | None":  # the same tensors in a block
+    def to_memory(self, sample: Sample, parts: tuple, length: int) -> "int | None":  # its first byte
         "Copy into the last block, or into a new one."
-        if self.block is None or self.top + size > len(self.block):
-            length = max(size, min(BLOCK, self.budget - self.used))
-            if free_bytes() < 2 * length:
+        if not self.blocks or self.top + length > len(self.blocks[-1]):
+            size = max(length, min(BLOCK, self.budget - self.used))
+            if free_bytes() < 2 * size:
                 return self.stop("other programs have taken the memory")
             try:
-                self.block, self.top = torch.from_numpy(np.empty(length, np.uint8)), 0
+                self.blocks.append(torch.from_numpy(np.empty(size, np.uint8)))
+                self.top = 0
             except MemoryError:
                 return self.stop("the system gives no more memory")
-        places = []
-        for p in pixels:
-            places.append(self.block[self.top:self.top + p.numel()].view(p.shape).copy_(p))
-            self.top += p.numel()
-        return places
+        fill(self.blocks[-1][self.top:self.top + length], sample, parts)
+        self.top += length
+        return self.top - length
 
-    def to_disk(self, pixels: list, size: int) -> "list | None":  # (where it begins, shape) of each
+    def to_disk(self, sample: Sample, parts: tuple, length: int) -> "int | None":  # its first byte
         "Append to the file, which is made now if it is not there."
         try:
             if self.path is None:
@@ -167,13 +198,12 @@ class Cache:
                 weakref.finalize(self, drop_folder, folder, os.getpid())
                 self.path = Path(folder) / "pixels"
             with open(self.path, "ab") as file:
-                start, places = file.tell(), []
-                for p in pixels:
-                    places.append((start, tuple(p.shape)))
-                    start += file.write(p.contiguous().numpy())
+                start = file.tell()
+                file.write(fill(torch.zeros(length, dtype=torch.uint8), sample, parts).numpy())
+            return start
         except OSError as error:
-            return self.stop(f"{self.path or self.folder or tempfile.gettempdir()} cannot be written ({error.strerror or error})")
-        return places
+            place = self.path or self.folder or tempfile.gettempdir()
+            return self.stop(f"{place} cannot be written ({error.strerror or error})")
 
 
 def open_cache(
@@ -223,7 +253,9 @@ class MiniDataset(Dataset):
         sample = load_sample(record)
         if max(sample.original) > self.side:
             sample = fit_long_side(sample, self.side)
-        return self.cache.put(sample, self.side) if sample.image[0].numel() <= KEEP else sample
+        if sample.image[0].numel() <= KEEP:
+            self.cache.put(sample, self.side)
+        return sample
 
     def keep(self, index: int) -> None:
         "Decode a sample before loader processes begin, if there is room to keep it."

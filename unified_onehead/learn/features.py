@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ..core.config import Config
 from ..data.records import collate
+from ..data.cache import free_bytes
 from ..data.augment import ViewDataset
 from ..model.backbone import folded_trunk
 from ..model.net import OneHead, UnifiedOutput
@@ -78,6 +79,9 @@ def task_turns(
     for e in range(length):
         turns.append({t: e * n // length for t, n in epochs.items() if (e + 1) * n // length > e * n // length})
     return turns
+
+# %% ../../nbs/learn/05_features.ipynb #dfbea946
+SPARE = 500_000_000  # bytes of memory that stay free: views of many images would fill it, and the system would kill the run
 
 # %% ../../nbs/learn/05_features.ipynb #4b6d3adb
 class Feed:
@@ -180,7 +184,7 @@ class Feed:
         self,
         keys: list,  # (task, index, view) of every image of the step
     ) -> tuple:  # feats, targets, batch
-        """A step from memory; views that are not there yet are made, and kept in half precision.
+        """A step from memory; views that are not there yet are made, and kept in half precision while SPARE bytes are free.
 
         Parameters
         ----------
@@ -193,7 +197,8 @@ class Feed:
             feats, targets, batch
         """
         names = [self.views.name(k) for k in keys]
-        missing = {n: k for n, k in zip(names, keys) if n not in self.features}
+        found = {n: self.features[n] for n in names if n in self.features}
+        missing = {n: k for n, k in zip(names, keys) if n not in found}
         if missing:
             samples = [self.views[k] for k in missing.values()]
             images = collate(samples).to(self.device).images
@@ -202,12 +207,17 @@ class Feed:
                 feats = [torch.cat(maps) for maps in zip(*map(self.folded_trunk.trunk, pieces))]
             for i, (name, sample) in enumerate(zip(missing, samples)):
                 light = replace(sample, image=sample.image.new_empty(3, 0, 0))  # the pixels are not needed again
-                self.features[name] = [t[i].half().cpu() for t in feats], light
-        feats = self.stack([self.features[n][0] for n in names])
-        if not all(n in self.targets for n in names):
+                found[name] = [t[i].half().cpu() for t in feats], light
+            if free_bytes() > SPARE:
+                self.features.update(found)
+        feats = self.stack([found[n][0] for n in names])
+        said = {n: self.targets[n] for n in names if n in self.targets}
+        if not all(n in said for n in names):
             with self.autocast():
-                said = self.teacher(feats)
-            self.targets.update({n: [t[i].half().cpu() for t in said or ()] for i, n in enumerate(names)})
-        targets = self.stack([self.targets[n] for n in names])
-        batch = collate([self.features[n][1] for n in names]).to(self.device)
+                answer = self.teacher(feats) or ()
+            said = {n: [t[i].half().cpu() for t in answer] for i, n in enumerate(names)}
+            if free_bytes() > SPARE:
+                self.targets.update(said)
+        targets = self.stack([said[n] for n in names])
+        batch = collate([found[n][1] for n in names]).to(self.device)
         return feats, UnifiedOutput(*targets) if targets else None, batch
