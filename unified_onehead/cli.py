@@ -311,7 +311,7 @@ def add_classes(parser) -> None:
 
 def add_layout(parser) -> None:
     "The options that settle how folders are meant."
-    parser.add_argument("--layout", nargs="+", default=[], metavar="K=V", help="answers to questions of the reader (default: none)")
+    parser.add_argument("--layout", nargs="+", default=[], metavar="K=V", help="answers to its questions (default: none)")
     parser.add_argument("--val-split", type=float, default=0.0, metavar="X",
                         help="share of train that becomes val where there is none (default: %(default)s, val must be there)")
 

@@ -15,7 +15,7 @@ from ..core.files import InputError
 from ..core.config import TASKS, TASK_TITLES
 from .synthetic import FOLDERS
 from .text import read_text
-from .tree import IMAGE_SUFFIXES, Tree, file_split, folder_split, path_split, told, unread, walk, what_is_there
+from .tree import Tree, file_split, folder_split, path_split, told, unread, walk, what_is_there
 from .labels import Part, coco_splits, listed, split_rule, yolo_splits
 from .masks import MASK_WORDS, seg_parts
 
@@ -88,12 +88,9 @@ def stray(tree: Tree, split: str, parents: set, classes: set) -> list:  # notes
     loose = [tree.path(folder, name) for folder in sorted(parents) for name in tree.images.get(folder, [])]
     inside = [tree.path(key, name) for key, names in tree.others.items() for name in names
               if any(key[:len(folder)] == folder for folder in classes)]
-    named = [tree.path(key) for key in tree.images if any(key[:len(folder)] == folder and len(key) > len(folder) for folder in classes)
-             and key[-1].lower().endswith(IMAGE_SUFFIXES) and not tree.holds(key)]
     where = "" if split == "all" else f"{split}: "
     return [f"classification: {where}{len(files)} {what} (the first: {files[0].relative_to(tree.root)})" for files, what in (
-        (loose, "images lie in no class folder and are not read"), (inside, "files are no images and are not read"),
-        (named, "folders are called like images and hold none")) if files]
+        (loose, "images lie in no class folder and are not read"), (inside, "files are no images and are not read")) if files]
 
 # %% ../../nbs/data/10_layouts.ipynb #c19566e8
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "classname", "category", "target", "wnid", "noisy_labels_0", "y")

@@ -306,8 +306,8 @@ def read_cls(
     for (one, these), (other, those) in zip(of_split, of_split[1:]):
         if not these & those:  # one of them may lie a folder deeper
             one, other = (f"{split} ({', '.join(sorted(names)[:3])})" for split, names in ((one, these), (other, those)))
-            raise InputError(f"{found.folder}: {one} and {other} have no class in common. Put the classes' folders at the same place "
-                             "in each split, under the same names.")
+            raise InputError(f"{found.folder}: {one} and {other} have no class in common. Put the classes' folders at the same "
+                             "place in each split, under the same names.")
     names, records, notes = list(dict.fromkeys(list(known) or [class_name(n) for n in folders])), {}, []
     for split, part in parts.items():
         notes += part.notes + told_unread(found, split)

@@ -72,7 +72,8 @@ def decode_text(
 
 def unreadable(path: "str | Path", error: Exception) -> InputError:
     "What to raise for a file that the disk does not give."
-    return InputError(f"{path}: cannot be read ({getattr(error, 'strerror', '') or error}). Check that the file is there and may be read.")
+    reason = getattr(error, "strerror", "") or error
+    return InputError(f"{path}: cannot be read ({reason}). Check that the file is there and may be read.")
 
 
 def read_text(path: Path) -> str:

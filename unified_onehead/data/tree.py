@@ -129,8 +129,8 @@ class Tree:
 
 def refuse_folder(error: OSError, place: "str | Path" = "") -> None:
     "A folder that cannot be listed stops the reader: what is in it would vanish."
-    raise InputError(f"{error.filename or place}: cannot be listed ({error.strerror or error}). Allow reading it; where a network "
-                     "or Drive folder refuses, mount it again and repeat.") from error
+    raise InputError(f"{error.filename or place}: cannot be listed ({error.strerror or error}). Allow reading it; where a "
+                     "network or Drive folder refuses, mount it again and repeat.") from error
 
 
 def kind_of(entry: os.DirEntry) -> str:  # folder | link (to a folder) | file | special
@@ -158,8 +158,17 @@ def entries_of(place: Path) -> dict:  # kind -> names, sorted
     return {kind: sorted(names) for kind, names in kinds.items()}
 
 
+def refuse_no_image(here: Path, found: dict) -> None:
+    "A pipe or an empty folder that is called like an image stops the reader: an image was meant to be there."
+    for kind, what in (("special", "a pipe or a device"), ("folder", "an empty folder")):
+        for name in found[kind]:
+            if name.lower().endswith(IMAGE_SUFFIXES) and (kind == "special" or not os.listdir(here / name)):
+                raise InputError(f"{here / name}: {what}, not a file, although it is called like an image. Copy the image there, "
+                                 "or take it away.")
+
+
 def walk(folder: Path) -> Tree:
-    "Look at everything below a folder. Raises InputError for a folder that cannot be listed."
+    "Look at everything below a folder. Raises InputError for what cannot be listed, or only seems to be an image."
     tree, seen, todo, links = Tree(Path(folder)), set(), [()], []
     while todo or links:
         key = todo.pop() if todo else links.pop(0)  # links last: a folder is known by its own name, not by that of a link
@@ -169,6 +178,7 @@ def walk(folder: Path) -> Tree:
             continue
         seen.add(real)
         found = entries_of(here)
+        refuse_no_image(here, found)
         todo += [(*key, name) for name in reversed(found["folder"])]
         links += [(*key, name) for name in found["link"]]
         images = {name for name in found["file"] if is_image(here / name)}
@@ -182,8 +192,9 @@ SPELLINGS = {"train": ("train", "training", "trn"), "val": ("val", "valid", "val
 SPLIT_OF = {word: split for split, words in SPELLINGS.items() for word in words}
 AROUND = ("(?:mini|coco|voc|imagenette|imagenet|images?|imgs?|masks?|labels?|annotations?|instances|det|seg|cls|data|dataset|set|"
           "split)")
-FOLDER_SPLIT = re.compile(rf"(?:(?:{AROUND}|\d+)[-_. ]*)*({'|'.join(sorted(SPLIT_OF, key=len, reverse=True))})"
-                          rf"(?:[-_. ]*(?:{AROUND}|\d+))*", re.I)
+NUMBER = r"\d+(?!\d)"  # whole, or a name of thirty digits could be divided in a billion ways
+FOLDER_SPLIT = re.compile(rf"(?:(?:{AROUND}|{NUMBER})[-_. ]*){{0,8}}({'|'.join(sorted(SPLIT_OF, key=len, reverse=True))})"
+                          rf"(?:[-_. ]*(?:{AROUND}|{NUMBER})){{0,8}}", re.I)
 
 
 def folder_split(name: str) -> str:
