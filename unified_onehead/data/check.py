@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.files import InputError, one_line
+from ..core.files import InputError, progress, one_line
 from ..core.config import IGNORE, TASKS, TASK_TITLES
 from ..core.images import naming
 from .records import Decoded, Record, decode_record
@@ -172,7 +172,8 @@ def check_split(
     names: list,  # class names
 ) -> None:
     "Decode one split and count images per class (boxes per class in detection)."
-    results = [result for record in records if (result := check_record(report, record, names))]
+    looked = progress(records, f"decoding {TASK_TITLES[task]}, {split}")
+    results = [result for record in looked if (result := check_record(report, record, names))]
     seen, empty = Counter(name for labels, _ in results for name in labels), sum(bare for _, bare in results)
     crowds = sum(sum(record.crowd) for record in records)
     extra = {"seg": {"empty masks": empty}, "det": {"without a box": empty, "crowds": crowds}, "cls": {}}[task]

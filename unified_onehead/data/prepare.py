@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..core.files import InputError, file_sha256
+from ..core.files import InputError, progress, file_sha256
 from ..core.config import TASKS, TASK_TITLES
 from ..core.viz import draw_boxes, draw_mask, show_image
 from ..core.images import naming, read_bytes, read_mask, read_stored
@@ -98,7 +98,7 @@ def unique_name(path: str, taken: set) -> str:
 def write_det(records: list, names: list, folder: Path, split: str, side: int) -> list:  # notes
     "One split of detection: data/*.jpg and labels.json."
     images, annotations, taken, slivers = [], [], set(), 0
-    for record in records:
+    for record in progress(records, f"writing {folder.name}, {split}"):
         name = unique_name(record.path, taken)
         decoded, (w, h) = write_picture(record, folder / split / "data" / name, side)
         old_w, old_h = decoded.image.size
@@ -123,7 +123,7 @@ def write_seg(records: list, names: list, folder: Path, split: str, side: int) -
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "classes.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     taken = set()
-    for record in records:
+    for record in progress(records, f"writing {folder.name}, {split}"):
         name = unique_name(record.path, taken)
         decoded, size = write_picture(record, folder / split / "JPEGImages" / name, side)
         (old_w, old_h), (mask_h, mask_w) = decoded.image.size, decoded.mask.shape
@@ -137,7 +137,7 @@ def write_seg(records: list, names: list, folder: Path, split: str, side: int) -
 def write_cls(records: list, names: list, folder: Path, split: str, side: int) -> list:  # notes
     "One split of classification: a folder for each class, under ImageNet's number where the class has one."
     number, taken = {name: wnid for wnid, name in WNIDS.items()}, {}
-    for record in records:
+    for record in progress(records, f"writing {folder.name}, {split}"):
         name = number.get(names[record.category], names[record.category])
         write_picture(record, folder / split / name / unique_name(record.path, taken.setdefault(name, set())), side)
     return []

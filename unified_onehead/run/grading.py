@@ -19,7 +19,7 @@ import torch
 from .. import __version__
 from ..core.config import TASKS
 from ..core.files import InputError, file_sha256, write_atomic
-from ..data.cache import MiniDataset
+from ..data.cache import Cache, MiniDataset
 from ..data.records import Minis, Sample
 from ..data.sources import data_digest
 from ..learn.checkpoint import device_name, pick_device
@@ -158,7 +158,8 @@ class Bench:
         self.reading, self.limit_mb = (str(data_root), tuple(tasks), split, tuple(layout)), limit_mb
         self.protocol, self.batch, self.device = "ours" if protocol == "ours" else "both", batch, pick_device(device or "auto")
         found = read_chosen(*self.reading, say=lambda _: None)  # what there is to say comes with the first student
-        self.shared = {task: MiniDataset(records, 1 << 30) for task, (_, records) in found.items()}
+        place = Cache()  # one budget for all tasks
+        self.shared = {task: MiniDataset(records, 1 << 30, cache=place) for task, (_, records) in found.items()}
         files, digest = {}, hashlib.sha256()
         for task, (chosen, records) in found.items():
             for i, record in enumerate(records):

@@ -13,7 +13,7 @@ import torch
 
 from ..core.config import IGNORE, TASKS, TASK_TITLES
 from ..core.files import InputError
-from ..data.cache import MiniDataset
+from ..data.cache import Cache, MiniDataset
 from ..data.records import Record, letterbox, load_sample, mask_values, normalise
 from ..data.sources import pick_split, read_minis
 from ..model.net import OneHead
@@ -237,5 +237,6 @@ def evaluate(
     check_choice(protocol, batch)
     predictor = Predictor(weights, device)
     found = read_chosen(data_root, tasks, split, layout, predictor.classes, say)
-    sets = {name: (chosen, MiniDataset(records, 1 << 30)) for name, (chosen, records) in found.items()}
+    place = Cache()  # one budget for all tasks
+    sets = {name: (chosen, MiniDataset(records, 1 << 30, cache=place)) for name, (chosen, records) in found.items()}
     return score_sets(predictor, sets, protocol, batch, say)
