@@ -266,7 +266,8 @@ def test_every_layout_gives_the_same_records(minis, expected, task, name, build)
     assert facts(read_minis(minis), task) == expected[task]
     report = check_minis(minis)
     assert report.ok, report.problems
-    assert len(report.reading) == 9 and report.text().split("\n")[1] == "read as:"  # a line for each set and each split
+    assert report.text().split("\n")[1] == "read as:"
+    assert len(report.reading) == 10, "a line for each set and each split, and one for the names of the masks' classes"
 
 
 @pytest.mark.parametrize("task,name,build", BUILDERS, ids=lambda value: value if isinstance(value, str) else "")
@@ -317,6 +318,20 @@ def test_wordnet_numbers_and_names(minis):
             "n02102040" if split == "train" else "English_springer"))
     names = read_minis(minis).classes["cls"]
     assert names.count("English springer") == 1 and "English_springer" not in names
+
+
+def test_names_of_roboflows_masks(minis):
+    "Its export of masks: x_mask.png beside x.jpg, and a table of pixel values in each split."
+    seg("{s}", "{s}", "_mask")(minis / "mini_voc_seg")
+    (minis / "mini_voc_seg/classes.txt").unlink()
+    names = [f"thing {k}" for k in range(1, 21)]
+    for split in ("train", "val"):
+        (minis / "mini_voc_seg" / split / "_classes.csv").write_text("Pixel Value, Class\n0, background\n" + "".join(
+            f"{k}, {name}\n" for k, name in enumerate(names, 1)))
+    assert read_minis(minis).classes["seg"] == ["background", *names]
+    (minis / "mini_voc_seg/val/_classes.csv").write_text("Pixel Value, Class\n0, background\n1, another\n")
+    with pytest.raises(InputError, match="_classes.csv: differs from"):
+        read_minis(minis)
 
 
 def test_two_that_fit_are_a_question(minis, capsys):

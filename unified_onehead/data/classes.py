@@ -19,7 +19,7 @@ from .text import parse_json, read_text
 from .pictures import VOC_CLASSES
 
 # %% ../../nbs/data/07_classes.ipynb #c52a96b3
-LISTS = ("classes.txt", "class_names.txt", "labelmap.txt", "labels.txt", "classes.json")
+LISTS = ("classes.txt", "class_names.txt", "labelmap.txt", "labels.txt", "classes.json", "_classes.csv")  # the last: Roboflow's
 NOTHING = {*"""background backgrounds bg bkg bgd void unlabeled unlabelled unlabel ignore ignored none nothing null nolabel
 noclass noobject dontcare hintergrund fond fondo fundo sfondo arriereplan arrièreplan achtergrond bakgrund tło
 pozadí фон 背景 背景类 背景類 배경
@@ -72,8 +72,8 @@ def list_lines(file: Path) -> list:
 # %% ../../nbs/data/07_classes.ipynb #4cf43a83
 def numbered(lines: list) -> "list | None":  # of (number, name); None: the lines are not numbered
     "Numbers and names when every line has both."
-    if len(lines) > 1 and re.match(r"(class|label)?[ _]?(id|index|number|value|name|label)\b.*(id|index|name|label|class|value)",
-                                   lines[0], re.IGNORECASE) and not re.search(r"\d", lines[0]):
+    if len(lines) > 1 and re.match(r"(class|label|pixel)?[ _]?(id|index|number|value|name|label)\b.*(id|index|name|label|class"
+                                   "|value)", lines[0], re.IGNORECASE) and not re.search(r"\d", lines[0]):
         lines = lines[1:]  # a heading: id,name
     front = [re.fullmatch(r"\[?(-?\d{1,9})\]?\s*[.):;,=\s]\s*(\S.*)", line) for line in lines]
     if all(front):

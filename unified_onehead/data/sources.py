@@ -277,6 +277,14 @@ def names_place(
     return files[0].parent if files else found.folder
 
 
+def told_names(found: Found, parts: dict) -> list:  # one line
+    "Where the names of the masks' classes come from, for reports."
+    place = names_place(found, parts)
+    file = next((name for name in LISTS if (place / name).is_file()), "")
+    return [f"segmentation: names of classes from {place / file}" if file else
+            f"segmentation: classes are called as PASCAL VOC's, for no list of names ({', '.join(LISTS[:3])}, ..) is there"]
+
+
 def told_unread(found: Found, split: str) -> list:  # notes
     "How many pictures of a split are in formats that are not read."
     folder = found.folder / split if (found.folder / split).is_dir() else found.folder
@@ -342,7 +350,7 @@ def read_task(
     parts = wanted_parts(found, tuple(splits), share)
     own = share if "val" in splits and "val" not in parts else 0.0
     records, names, notes = READERS[task](found, parts, tuple(known), options, own)
-    lines = found.lines()
+    lines = found.lines() + told_names(found, parts) * (task == "seg")
     if own:
         lines.append(f"{TASK_TITLES[task]}: val is your own split (val_split={share:g}), {len(records['val'])} images from train")
     elif share and "val" in splits:
