@@ -334,6 +334,35 @@ def test_names_of_roboflows_masks(minis):
         read_minis(minis)
 
 
+def test_colours_of_a_labelmap_in_another_order(minis):
+    "A colour mask is read by VOC's colours, so a list that gives them to other classes is refused."
+    rows = ["# label:color_rgb:parts:actions", "background:0,0,0::", "cat:128,0,0::", "dog:0,128,0::"]
+    place = minis / "mini_voc_seg"
+    (place / "classes.txt").unlink()
+    (place / "labelmap.txt").write_text("\n".join(rows))
+    assert read_minis(minis, tasks=("seg",)).classes["seg"] == ["background", "cat", "dog"]
+    for swapped in ([*rows[:2], "cat:0,128,0::", "dog:128,0,0::"], [*rows[:2], "dog:0,0,128::", rows[2]]):
+        (place / "labelmap.txt").write_text("\n".join(swapped))
+        with pytest.raises(InputError, match="labelmap.txt: gives '.*', number ., the colour that VOC gives to"):
+            read_minis(minis, tasks=("seg",))
+
+
+def test_boxes_that_do_not_lie_round_their_polygons(minis):
+    path = minis / "mini_coco_det/train/labels.json"
+    data = json.loads(path.read_text())
+    for note in data["annotations"]:
+        x, y, w, h = note["bbox"]
+        note["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    path.write_text(json.dumps(data))
+    read_minis(minis, tasks=("det",))
+    for change in (lambda b: [b[0] * .8, b[1] * .8, b[2] * .8, b[3] * .8], lambda b: [b[0] + 8, b[1] + 8, *b[2:]],
+                   lambda b: [b[0], 48 - b[1] - b[3], *b[2:]]):
+        changed = {**data, "annotations": [{**note, "bbox": change(note["bbox"])} for note in data["annotations"]]}
+        path.write_text(json.dumps(changed))
+        with pytest.raises(InputError, match="labels.json: not usable as COCO labels: .*polygons"):
+            read_minis(minis, tasks=("det",))
+
+
 def test_two_that_fit_are_a_question(minis, capsys):
     det("images/{s}", "annotations/{s}.json")(minis / "mini_coco_det")
     data = json.loads((minis / "mini_coco_det/annotations/val.json").read_text())
@@ -341,9 +370,11 @@ def test_two_that_fit_are_a_question(minis, capsys):
     (minis / "mini_coco_det/annotations/val_new.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match="2 label files fit the val split .*layout=det_labels="):
         read_minis(minis)
-    chosen = ("det_labels=annotations/val_new.json", "det_labels=annotations/train.json")
-    assert sum(len(r.boxes) for r in read_minis(minis, layout=chosen).records["det"]["val"]) in (
-        len(data["annotations"]), len(data["annotations"]) - 1)
+    chosen = ("det_labels=annotations/val_new.json",)  # a word settles one split and leaves the other
+    read = read_minis(minis, layout=chosen).records["det"]
+    assert sum(len(r.boxes) for r in read["val"]) == len(data["annotations"]) and len(read["train"]) == 20
+    with pytest.raises(InputError, match="nothing there ends with gone.json. Correct layout=det_labels=gone.json"):
+        read_minis(minis, layout=("det_labels=gone.json",))
     assert cli.main(["data", "check", "--data-root", str(minis)]) == 1
     assert cli.main(["data", "check", "--data-root", str(minis), "--layout", *chosen]) == 0
     capsys.readouterr()

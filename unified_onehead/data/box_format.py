@@ -216,8 +216,11 @@ def foreign_format(
         return by_image(boxes, declared)
     found = by_fractions(boxes) or by_polygons(boxes, declared) or by_areas(boxes)
     known = np.isfinite(boxes.outlines).all(1).sum()
-    if found or (known and agreeing(boxes, declared).sum() >= 0.9 * known):  # polygons say more than the image's edges
+    agree = agreeing(boxes, declared).sum()
+    if found or (known and agree >= 0.9 * known):  # polygons say more than the image's edges
         return found
+    if known >= 5 and agree < 0.5 * known:
+        return Foreign("", "pixels", "do not lie round their polygons", ~agreeing(boxes, declared))
     return by_limits(boxes) or by_image(boxes, declared)
 
 # %% ../../nbs/data/05_box_format.ipynb #83fb9c06

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from ..core.files import InputError
 from ..core.config import IGNORE
+from ..core.images import NAMED_COLOURS
 from .text import parse_json, read_text
 from .pictures import VOC_CLASSES
 
 # %% ../../nbs/data/07_classes.ipynb #c52a96b3
-LISTS = ("classes.txt", "class_names.txt", "labelmap.txt", "labels.txt", "classes.json", "_classes.csv")  # the last: Roboflow's
+LISTS = ("classes.txt", "class_names.txt", "labelmap.txt", "labels.txt", "classes.json", "_classes.csv", "class_dict.csv",
+         "label_map.txt", "label_names.txt", "id2label.json")
 NOTHING = {*"""background backgrounds bg bkg bgd void unlabeled unlabelled unlabel ignore ignored none nothing null nolabel
 noclass noobject dontcare hintergrund fond fondo fundo sfondo arriereplan arrièreplan achtergrond bakgrund tło
 pozadí фон 背景 背景类 背景類 배경
@@ -112,15 +114,24 @@ COLOUR = (re.compile(r"(.*?):(?:(\d+)[,; ]+(\d+)[,; ]+(\d+))?:[^:]*:[^:]*"),  # 
           re.compile(r"(.*?)[\s,;:]+(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})"))  # label,r,g,b
 
 
-def without_colours(lines: list) -> "tuple | None":  # names, which of them is black (or None)
+def without_colours(lines: list) -> "tuple | None":  # names, their colours
     "The names of lines that end in colours; None when they do not."
     if len(lines) > 1 and re.fullmatch(r"(name|label|class)\W+(r|red)\W+(g|green)\W+(b|blue)", lines[0], re.IGNORECASE):
         lines = lines[1:]
     for form in COLOUR:
         if all(found := [form.fullmatch(line) for line in lines]):
-            black = [k for k, m in enumerate(found) if m.groups()[1:] == ("0", "0", "0")]
-            return [m[1].strip() for m in found], black[0] if black else None
+            return [m[1].strip() for m in found], [m.groups()[1:] for m in found]
     return None
+
+
+def check_colours(found: ClassList, names: list, colours: list, file: Path) -> None:
+    "Raises InputError for VOC's colours in another order: a colour mask is read by VOC's, so the classes would be exchanged."
+    for name, colour in zip(names, colours):
+        number = NAMED_COLOURS.get(tuple(map(int, colour))) if None not in colour else None
+        own = found.first + found.names.index(name) if name in found.names else number
+        if number not in (None, own, IGNORE):
+            raise wrong(file, f"gives {name!r}, number {own}, the colour that VOC gives to {number}, so colour masks would be "
+                        "read wrongly", "Order the lines as VOC's colours, or write ids into the masks and leave the colours out.")
 
 
 def by_order(names: list, black: "int | None", file: Path) -> ClassList:
@@ -155,7 +166,8 @@ def class_list(file: Path) -> ClassList:
     "What a list of names says. Raises InputError with the line that leaves doubt."
     text = read_text(file).removeprefix("\ufeff").lstrip()
     lines = json_lines(file) if text[:1] in ("{", "[") and text.rstrip()[-1:] in ("}", "]") else list_lines(file)
-    names, black = without_colours(lines) or (lines, None)
+    names, colours = without_colours(lines) or (lines, [])
+    black = next((k for k, colour in enumerate(colours) if colour == ("0", "0", "0")), None)
     pairs = numbered(names)
     some = [line for line in names if re.match(r"\d+\s*[:;,=\t]", line)]
     if some and not pairs:
@@ -167,6 +179,7 @@ def class_list(file: Path) -> ClassList:
                         if name else f"the number {k + found.first} has an empty name", "Give each number a name of its own.")
     if found.sure and (at := [k for k, name in enumerate(found.names, found.first) if k and bare(name) == "background"]):
         raise wrong(file, f"the background has the number {at[0]}", "The masks must have 0 for it: number the lines as they do.")
+    check_colours(found, names, colours, file)
     if len(found.names) + found.first > IGNORE:
         raise wrong(file, f"has {len(found.names)} names; a mask can hold {IGNORE} values beside {IGNORE}", "Leave some out.")
     return found

@@ -159,7 +159,7 @@ def category_names(
 ) -> tuple:  # id -> name, notes
     "What the ids mean. Raises ValueError with the entries that leave doubt."
     own, given, notes = own_names(categories), {entry_id(k): class_name(v) for k, v in given.items()}, []
-    names = {key: given.get(key) or own.get(key, ("",))[0] for key in used}
+    names = {key: own.get(key, ("",))[0] or given.get(key, "") for key in used}  # in another file the id may mean something else
     if used and not any(names.values()) and official(set(used), stems):
         return {key: COCO_NAMES[key] for key in used}, ["its categories have no names; the ids are COCO's and get COCO's names"]
     if bare := [key for key, name in names.items() if not name]:
@@ -170,7 +170,7 @@ def category_names(
         raise ValueError(f"{said}. Say what the ids mean with layout=det_names={'|'.join(f'{key}:NAME' for key in bare[:3])}.")
     if changed := [key for key in used if key in given and own.get(key, ("",))[0] not in ("", given[key])]:
         key = changed[0]
-        notes.append(f"category {key!r} is called {given[key]!r} as layout says, in place of {own[key][0]!r}")
+        notes.append(f"category {key!r} keeps its name {own[key][0]!r}; layout says {given[key]!r}")
     return names, notes + named_alike(names, {k: own[k][1] for k in used if k in own and k not in given})
 
 

@@ -66,6 +66,18 @@ def ends_with(path: tuple, wanted: list) -> bool:
     ends = [tuple(part for part in word.replace("\\", "/").split("/") if part not in ("", ".")) for word in wanted]
     return not wanted or any(path[-len(end):] == end for end in ends)
 
+
+def meant(rivals: list, path, wanted: list) -> list:
+    "Of several that fit, those that the user named; all of them where none is named: a word settles one split, not the others."
+    return [rival for rival in rivals if wanted and ends_with(path(rival), wanted)] or rivals
+
+
+def check_words(key: str, wanted: list, paths: list, root: Path) -> None:
+    "Raises InputError for a word that names nothing."
+    for word in wanted:
+        if not any(ends_with(path, [word]) for path in paths):
+            raise InputError(f"{root}: nothing there ends with {word}. Correct layout={key}={word}.")
+
 # %% ../../nbs/data/08_labels.ipynb #637c7194
 @dataclass
 class Part:
@@ -153,7 +165,7 @@ def near(folder: tuple, other: tuple) -> int:
 def which_root(labels: Labels, roots: Counter, wanted: list) -> "tuple | None":
     "The folder below which the images lie; None when no folder holds them all. Raises InputError for two that fit equally."
     most = max(roots.values())
-    best = [root for root, count in roots.items() if count == most and ends_with(root, wanted)]
+    best = meant([root for root, count in roots.items() if count == most], lambda root: root, wanted)
     closest = max((near(root, labels.folder) for root in best), default=0)
     best = sorted(root for root in best if near(root, labels.folder) == closest)
     if len(best) > 1:
@@ -194,13 +206,12 @@ def place(
 # %% ../../nbs/data/08_labels.ipynb #2e984256
 def label_files(
     tree: Tree,  # the dataset
-    wanted: list,  # label files that the user named; empty: all
 ) -> tuple:  # list of Labels, dict of files that cannot be read -> why
     "Every COCO label file of boxes below a folder."
     found, unreadable = [], {}
     for folder, names in tree.others.items():
         for name in names:
-            if not name.lower().endswith(".json") or not ends_with((*folder, name), wanted):
+            if not name.lower().endswith(".json"):
                 continue
             path = tree.path(folder, name)
             try:
@@ -229,8 +240,9 @@ def by_split(piece: Piece) -> dict:  # split -> Piece
     return parts
 
 
-def choose(tree: Tree, split: str, pieces: list) -> list:  # of pieces
+def choose(tree: Tree, split: str, pieces: list, wanted: list) -> list:  # of pieces
     "The pieces of a split that count. Raises InputError where two fit equally."
+    pieces = meant(pieces, lambda piece: (*piece.labels.folder, piece.labels.name), wanted)
     whole = [piece for piece in pieces if piece.placed and not piece.missing]
     pieces = whole or [max(pieces, key=lambda piece: len(piece.placed))]
     own = [piece for piece in pieces if piece.labels.split]
@@ -259,15 +271,17 @@ def coco_splits(
     options: dict,  # what the user settled
 ) -> tuple:  # split -> list of pieces, files that cannot be read -> why
     "The splits of a COCO-style dataset; empty when no label file has an image here."
-    found, unreadable = label_files(tree, options.get("det_labels", []))
-    index, splits = index_images(tree), {}
+    found, unreadable = label_files(tree)
+    index, splits, wanted = index_images(tree), {}, options.get("det_labels", [])
+    check_words("det_labels", wanted, [(*folder, name) for folder, names in tree.others.items() for name in names], tree.root)
+    check_words("det_images", options.get("det_images", []), [*tree.images], tree.root)
     for labels in found:
         piece = place(tree, index, labels, options.get("det_images", []))
         for split, part in by_split(piece).items():
             splits.setdefault(split, []).append(part)
     if {"train", "val"} <= {*splits}:  # a file for all beside them says the same again
         splits.pop("all", None)
-    splits = {split: choose(tree, split, pieces) for split, pieces in splits.items()}
+    splits = {split: choose(tree, split, pieces, wanted) for split, pieces in splits.items()}
     return (splits if any(p.placed for pieces in splits.values() for p in pieces) else {}), unreadable
 
 # %% ../../nbs/data/08_labels.ipynb #76a7b2db
@@ -298,7 +312,8 @@ def yolo_splits(tree: Tree) -> tuple:  # split -> dict of image (folder, name) -
     if not any(is_yolo(tree.path(*text)) for text in paired.values() if text):
         return {}, None
     splits, named = {}, [tree.path(folder, name) for folder, names in sorted(tree.others.items(), key=lambda item: len(item[0]))
-                         for suffix in (".yaml", ".yml", *NAME_FILES) for name in names if name.lower().endswith(suffix)]
+                         for suffix in ("data.yaml", ".yaml", ".yml", *NAME_FILES) for name in names
+                         if name.lower().endswith(suffix)]
     for (folder, name), text in paired.items():
         split = path_split(folder) or "all"
         splits.setdefault(split, {})[tree.path(folder, name)] = text and tree.path(*text)

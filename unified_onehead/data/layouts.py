@@ -60,6 +60,11 @@ def class_folders(
             return {}, ""  # several datasets beside each other
         return {split: [(k, (*base, k, s)) for k, s in inner if folder_split(s) == split]
                 for split in dict.fromkeys(folder_split(s) for _, s in inner)}, "folder"
+    sorts = [{i for i in tree.children((*base, k)) if tree.holds((*base, k, i))} for k in kids if tree.holds((*base, k))]
+    if not inner and len(sorts) > 1 and len(sorts[0]) > 1 and all(names == sorts[0] for names in sorts):
+        inside = ", ".join(sorted(sorts[0])[:3])
+        raise InputError(f"{tree.path(base)}: its folders ({', '.join(kids[:3])}) hold the same folders ({inside}): they look "
+                         "like splits, or copies of one set, and not like classes. Call them train and val.")
     return ({}, "") if inner else ({"all": [(k, (*base, k)) for k in kids]}, "none")
 
 
@@ -94,7 +99,8 @@ def stray(tree: Tree, split: str, parents: set, classes: set) -> list:  # notes
 
 # %% ../../nbs/data/10_layouts.ipynb #c19566e8
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "classname", "category", "target", "wnid", "noisy_labels_0", "y")
-SPLIT_COLUMNS = ("split", "set", "subset", "is_valid", "is_val", "is_validation")
+SPLIT_COLUMNS = ("split", "set", "subset", "is_valid", "is_val", "is_validation", "is_train", "is_test")
+YES, NO = ("true", "1", "1.0", "t", "yes", "y"), ("false", "0", "0.0", "f", "no", "n", "")
 
 
 def read_table(path: Path) -> list:  # of dicts, one for each row
@@ -116,11 +122,16 @@ def column_of_files(rows: list, files: dict) -> str:
 
 
 def said_split(row: dict, column: str, default: str) -> str:
-    "The split that a row names."
-    word = row.get(column, "")
-    if column.startswith("is_"):
-        return "val" if word.lower() in ("true", "1", "yes") else "train"
-    return folder_split(word) or default
+    "The split that a row names. Raises ValueError for a word that names none."
+    word, key = row.get(column, "").lower(), column.lower()
+    if not key:
+        return default
+    if key.startswith("is_") and word in YES + NO:
+        own = folder_split(key.removeprefix("is_"))
+        return own if word in YES else "train" if own != "train" else "val"
+    if not folder_split(word):
+        raise ValueError(f"the column {column} says {word!r}, which is no split")
+    return folder_split(word)
 
 
 def csv_parts(tree: Tree) -> dict:  # split -> Part
@@ -130,7 +141,7 @@ def csv_parts(tree: Tree) -> dict:  # split -> Part
         for name in names:
             files.setdefault(name, []).append((folder, name))
     files["stems"] = {Path(spot[1]).stem: spots for spots in list(files.values()) for spot in spots}
-    parts = {}
+    parts, taken = {}, {}
     tables = [(folder, name) for folder, names in tree.others.items() for name in names if name.lower().endswith(".csv")]
     for folder, name in tables:
         path, rows = tree.path(folder, name), read_table(tree.path(folder, name))
@@ -143,14 +154,17 @@ def csv_parts(tree: Tree) -> dict:  # split -> Part
         if not label:
             raise InputError(f"{path}: none of its columns ({', '.join(rows[0])}) is called label. Call the one of classes so.")
         chosen = next((key for key in rows[0] if key.lower() in SPLIT_COLUMNS), "")
-        add_rows(tree, parts, path, rows, (column, label, chosen), files)
+        try:
+            add_rows(tree, parts, path, rows, (column, label, chosen), files, taken)
+        except ValueError as error:
+            raise InputError(f"{path}: {error}. Write train, val or test, or leave the column out.") from error
     return parts
 
 
-def add_rows(tree: Tree, parts: dict, path: Path, rows: list, columns: tuple, files: dict) -> None:
+def add_rows(tree: Tree, parts: dict, path: Path, rows: list, columns: tuple, files: dict, taken: dict) -> None:
     "Take the rows of one table. Raises InputError for an image that two folders could mean, or that stands twice."
     column, label, chosen = columns
-    taken, missing = {}, []
+    missing = []
     for row in rows:
         split = said_split(row, chosen, file_split(path.name) or path_split(path.relative_to(tree.root).parts[:-1]) or "")
         word = row[column].replace("\\", "/")
@@ -159,7 +173,8 @@ def add_rows(tree: Tree, parts: dict, path: Path, rows: list, columns: tuple, fi
         spots = [s for s in spots if s[0][-len(inner):] == inner] or spots if inner else spots
         spots = [s for s in spots if not split or path_split(s[0]) in ("", split)]
         if len(spots) > 1 or (spots and taken.get(spots[0], row[label]) != row[label]):
-            raise InputError(f"{path}: {word} {'may be two files' if len(spots) > 1 else 'has two labels'}. Mend the table.")
+            raise InputError(f"{path}: {word} {'may be two files' if len(spots) > 1 else 'has two labels'}. Mend the table, or "
+                             "remove the one that does not count.")
         if not spots or not row[label]:
             missing.append(word)
             continue

@@ -16,7 +16,7 @@ from ..core.files import InputError
 from ..core.images import UNDECODABLE
 from .text import read_text
 from .tree import JPEG_SUFFIXES, Tree, file_split, path_split, plain
-from .labels import Part, ends_with, listed, split_rule
+from .labels import Part, check_words, listed, meant, split_rule
 
 # %% ../../nbs/data/09_masks.ipynb #03b8fc7e
 MASK_WORDS = {"mask", "masks", "segmentation", "segmentations", "segmentationclass", "segmentationclassaug", "annotation",
@@ -64,8 +64,11 @@ def pair_up(tree: Tree, images: tuple, masks: tuple) -> dict:  # image's file na
         pngs = [n for n in pngs if (s := plain(Path(n).stem)) in stems or (mask_stem(s) != s and mask_stem(s) in all_stems)]
         photos = [name for name in photos if name not in pngs]
     exact = {plain(Path(name).stem): name for name in pngs}
-    loose = {mask_stem(stem): name for stem, name in exact.items() if mask_stem(stem) not in exact}
-    stems = {name: plain(Path(name).stem) for name in photos}
+    stems, loose = {name: plain(Path(name).stem) for name in photos}, {}
+    for stem, name in exact.items():
+        other = loose.setdefault(mask_stem(stem), name) if mask_stem(stem) not in exact else name
+        if other != name and mask_stem(stem) in stems.values():
+            raise InputError(f"{tree.path(masks, name)}: goes with the same image as {other}. Keep one mask for each image.")
     return {name: exact.get(stem) or loose[stem] for name, stem in stems.items() if stem in exact or stem in loose}
 
 
@@ -77,15 +80,17 @@ def mask_pairs(
     drawn = {folder: is_mask_folder(tree, folder) for folder, names in tree.images.items() if names}
     wanted, images = options.get("seg_masks", []), options.get("seg_images", [])
     pairs = []
-    for masks in [folder for folder, drawn_there in drawn.items() if drawn_there is not False and ends_with(folder, wanted)]:
-        for folder in [f for f in drawn if drawn[f] is not True and f != masks and ends_with(f, images)]:
+    check_words("seg_masks", wanted, [*drawn], tree.root)
+    check_words("seg_images", images, [*drawn], tree.root)
+    for masks in [folder for folder, drawn_there in drawn.items() if drawn_there is not False]:
+        for folder in [f for f in drawn if drawn[f] is not True and f != masks]:
             split, other = path_split(folder), path_split(masks)
             found = pair_up(tree, folder, masks) if not split or not other or split == other else {}
             sure = drawn[masks] is True or 2 * len(found) > len(tree.images[masks])  # folders of classes use names again
             if found and sure and (drawn[masks] or drawn[folder] is False):
                 pairs.append((folder, masks, found))
     beside = [(f, f, found) for f in drawn if not any(f in pair[:2] for pair in pairs) and (found := beside_pairs(tree, f))]
-    return one_each(tree, pairs + beside)
+    return one_each(tree, pairs + beside, wanted, images)
 
 
 def beside_pairs(tree: Tree, folder: tuple) -> dict:
@@ -95,7 +100,7 @@ def beside_pairs(tree: Tree, folder: tuple) -> dict:
     return found if True in drawn and False not in drawn else {}
 
 
-def one_each(tree: Tree, pairs: list) -> list:
+def one_each(tree: Tree, pairs: list, wanted: list, images: list) -> list:
     "One folder of masks for each folder of images, and the other way round. Raises InputError where two fit."
     kept = []
     for side, key, what in ((0, "seg_masks", "masks"), (1, "seg_images", "images")):
@@ -103,6 +108,7 @@ def one_each(tree: Tree, pairs: list) -> list:
             rivals = [pair for pair in pairs if pair[side] == own]
             spoken = [p for p in rivals if path_split(p[0]) and path_split(p[0]) == path_split(p[1])]  # both name the split
             whole = [p for p in (spoken or rivals) if not OBJECTS.search("/".join(p[1 - side]))] or rivals
+            whole = meant(whole, lambda p, side=side: p[1 - side], images if side else wanted)
             names = [name for p in whole for name in (p[2] if side == 0 else p[2].values())]
             if len(names) > len(set(names)):  # one image with two masks, or one mask with two images
                 one, other = (" / ".join(p[1 - side]) or "." for p in whole[:2])
@@ -122,24 +128,24 @@ def read_list(path: Path) -> list:
 def split_lists(
     tree: Tree,  # a dataset
     stems: set,  # names of its images, without suffix
-    wanted: list,  # lists that the user named; empty: all
 ) -> dict:  # split -> list of (path, names in it)
     "Text files that list images of the dataset; those of other tasks do not count."
     found = {}
     for folder, names in tree.others.items():
-        if not folder or folder[-1].lower() in ("segmentation", "imagesets", "splits", "lists"):
+        if not folder or folder[-1].lower() in ("segmentation", "imagesets", "splits", "lists", "list"):
             for name in names:
-                if name.lower().endswith(".txt") and ends_with((*folder, name), wanted):
+                if name.lower().endswith(".txt"):
                     split = file_split(name) or ("all" if "trainval" in name.lower() else "")
-                    inside = [Path(word).stem if word.lower().endswith((".jpg", ".png")) else word for word in
+                    inside = [Path(word).stem if word.lower().endswith((".jpg", ".jpeg", ".png")) else word for word in
                               read_list(tree.path(folder, name))] if split else []
                     if not stems.isdisjoint(inside):
                         found.setdefault(split, []).append((tree.path(folder, name), inside))
     return found
 
 
-def one_list(split: str, lists: list, stems: set) -> tuple:  # path, names
+def one_list(split: str, lists: list, stems: set, wanted: list) -> tuple:  # path, names
     "The list that makes a split. Raises InputError where two fit equally."
+    lists = meant(lists, lambda pair: pair[0].parts, wanted)
     whole = [(path, names) for path, names in lists if stems.issuperset(names)] or lists
     own = [(path, names) for path, names in whole if re.search(rf"(?<!\d){len(names)}$", path.stem)]
     best = own or whole
@@ -152,11 +158,12 @@ def one_list(split: str, lists: list, stems: set) -> tuple:  # path, names
 def by_lists(tree: Tree, options: dict, part: Part) -> dict:  # split -> Part
     "Divide images without a split by the lists beside them; nothing when there are none."
     stems = {plain(path.stem): k for k, path in enumerate(part.images)}
-    lists, parts = split_lists(tree, set(stems), options.get("seg_list", [])), {}
+    lists, parts, wanted = split_lists(tree, set(stems)), {}, options.get("seg_list", [])
+    check_words("seg_list", wanted, [path.parts for files in lists.values() for path, _ in files], tree.root)
     if {"train", "val"} & {*lists}:
         lists.pop("all", None)
     for split, files in lists.items():
-        path, names = one_list(split, files, set(stems))
+        path, names = one_list(split, files, set(stems), wanted)
         index = [stems[plain(name)] for name in dict.fromkeys(names) if plain(name) in stems]
         parts[split] = Part([part.images[k] for k in index], [part.masks[k] for k in index], where=part.where,
                             rule=f"listed in {path.relative_to(tree.root)}")

@@ -188,7 +188,8 @@ def walk(folder: Path) -> Tree:
 
 # %% ../../nbs/data/07_tree.ipynb #ecef3e46
 SPLITS = ("train", "val")  # what a run needs; a third, test, is for final evaluations
-SPELLINGS = {"train": ("train", "training", "trn"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+SPELLINGS = {"train": ("train", "training", "trn"), "val": ("val", "valid", "validation", "eval", "dev"),
+             "test": ("test", "testing")}
 SPLIT_OF = {word: split for split, words in SPELLINGS.items() for word in words}
 AROUND = ("(?:mini|coco|voc|imagenette|imagenet|images?|imgs?|masks?|labels?|annotations?|instances|det|seg|cls|data|dataset|set|"
           "split)")
