@@ -131,7 +131,7 @@ def check_colours(found: ClassList, names: list, colours: list, file: Path) -> N
         own = found.first + found.names.index(name) if name in found.names else number
         if number not in (None, own, IGNORE):
             raise wrong(file, f"gives {name!r}, number {own}, the colour that VOC gives to {number}, so colour masks would be "
-                        "read wrongly", "Order the lines as VOC's colours, or write ids into the masks and leave the colours out.")
+                        "read wrongly", "Order the lines as VOC's colours, or write ids into the masks and leave colours out.")
 
 
 def by_order(names: list, black: "int | None", file: Path) -> ClassList:
