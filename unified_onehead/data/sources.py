@@ -199,6 +199,13 @@ def det_pairs(
     return pairs, notes
 
 
+def respelt(there: set, known: tuple) -> dict:  # a name in the data -> the known name that it spells otherwise
+    "Names that differ from known ones in case, spaces and signs alone; not where both spellings are there."
+    bare = {"".join(c for c in name if c.isalnum()).casefold(): name for name in known}
+    found = {name: bare.get("".join(c for c in name if c.isalnum()).casefold()) for name in there if name not in known}
+    return {name: own for name, own in found.items() if own and own not in there and list(found.values()).count(own) == 1}
+
+
 def read_det(
     found: Found,  # the dataset
     parts: dict,  # split -> Part
@@ -211,6 +218,9 @@ def read_det(
     pairs, notes = {split: pairs for split, (pairs, _) in read.items()}, [n for _, more in read.values() for n in more]
     if share:
         pairs = divide(pairs["train"], share, lambda pair: (pair[0].path, set(pair[1])))
+    other = respelt({name for part in pairs.values() for _, labels in part for name in labels}, tuple(known))
+    pairs = {s: [(record, [other.get(n, n) for n in labels]) for record, labels in part] for s, part in pairs.items()}
+    notes += [f"detection: what is called {name!r} is read as {own!r}" for name, own in sorted(other.items())]
     names, more = choose_names(found.folder, tuple(known), pairs)
     numbers, records = {name: number for number, name in enumerate(names)}, {split: [] for split in pairs}
     for split, part in pairs.items():
@@ -317,13 +327,16 @@ def read_cls(
             raise InputError(f"{found.folder}: {one} and {other} have no class in common. Put the classes' folders at the same "
                              "place in each split, under the same names.")
     names, records, notes = list(dict.fromkeys(list(known) or [class_name(n) for n in folders])), {}, []
+    other = respelt({class_name(name) for name in folders}, tuple(known))
+    notes += [f"classification: what is called {name!r} is read as {own!r}" for name, own in sorted(other.items())]
+    called = {name: other.get(class_name(name), class_name(name)) for name in folders}
     for split, part in parts.items():
         notes += part.notes + told_unread(found, split)
         for name in sorted({*part.names}):
-            if class_name(name) not in names:
+            if called[name] not in names:
                 raise InputError(f"{found.folder}: {split} has a class {name!r}, which the network lacks; {nearest(name, names)}"
                                  ". Rename it, or use the data that the network was trained for.")
-        records[split] = [Record("cls", str(path), k, category=names.index(class_name(name)))
+        records[split] = [Record("cls", str(path), k, category=names.index(called[name]))
                           for k, (path, name) in enumerate(zip(part.images, part.names), 1)]
     if share:
         records = divide(records["train"], share, lambda r: (r.path, {r.category}))
