@@ -40,7 +40,7 @@ class Found:
 # %% ../../nbs/data/10_layouts.ipynb #1cca764a
 def class_folders(
     tree: Tree,  # a dataset
-) -> tuple:  # split -> list of (class, its folder), rule; empty where the folders are no classes
+) -> dict:  # split -> list of (class, its folder); empty where the folders are no classes
     "Which folders are classes, and of which split."
     base = ()
     while len(tree.children(base)) == 1 and not tree.images.get(base) and not folder_split(tree.children(base)[0]):
@@ -51,26 +51,26 @@ def class_folders(
         if len({folder_split(k) for k in splits}) < len(splits):
             one, other = [k for k in splits if [folder_split(s) for s in splits].count(folder_split(k)) > 1][:2]
             raise InputError(f"{tree.path(base)}: two folders are one split ({one}, {other}). Keep the one that is meant.")
-        return {folder_split(k): [(inner, (*base, k, inner)) for inner in tree.children((*base, k))] for k in splits}, "folder"
+        return {folder_split(k): [(inner, (*base, k, inner)) for inner in tree.children((*base, k))] for k in splits}
     if kids and all(folder_split(k) for k in kids):  # images of splits, which no folder sorts by class
-        return {}, ""
+        return {}
     inner = [(k, s) for k in kids for s in tree.children((*base, k)) if folder_split(s) and tree.holds((*base, k, s))]
     if inner and {k for k, _ in inner} == {k for k in kids if tree.holds((*base, k))}:  # tench/train, tench/val
         if any(tree.children((*base, k, s)) for k, s in inner):
-            return {}, ""  # several datasets beside each other
+            return {}  # several datasets beside each other
         return {split: [(k, (*base, k, s)) for k, s in inner if folder_split(s) == split]
-                for split in dict.fromkeys(folder_split(s) for _, s in inner)}, "folder"
+                for split in dict.fromkeys(folder_split(s) for _, s in inner)}
     sorts = [{i for i in tree.children((*base, k)) if tree.holds((*base, k, i))} for k in kids if tree.holds((*base, k))]
     if not inner and len(sorts) > 1 and len(sorts[0]) > 1 and all(names == sorts[0] for names in sorts):
         inside = ", ".join(sorted(sorts[0])[:3])
         raise InputError(f"{tree.path(base)}: its folders ({', '.join(kids[:3])}) hold the same folders ({inside}): they look "
                          "like splits, or copies of one set, and not like classes. Call them train and val.")
-    return ({}, "") if inner else ({"all": [(k, (*base, k)) for k in kids]}, "none")
+    return {} if inner else {"all": [(k, (*base, k)) for k in kids]}
 
 
 def cls_parts(tree: Tree, options: dict) -> tuple:  # split -> Part, names of folders without an image
     "The splits of a classification dataset; empty when there are not at least two classes."
-    splits, _ = class_folders(tree)
+    splits = class_folders(tree)
     filled = {name for classes in splits.values() for name, folder in classes if tree.holds(folder)}
     if len(filled) < 2:
         return csv_parts(tree), []

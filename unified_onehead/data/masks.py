@@ -102,8 +102,8 @@ def beside_pairs(tree: Tree, folder: tuple) -> dict:
 
 def one_each(tree: Tree, pairs: list, wanted: list, images: list) -> list:
     "One folder of masks for each folder of images, and the other way round. Raises InputError where two fit."
-    kept = []
     for side, key, what in ((0, "seg_masks", "masks"), (1, "seg_images", "images")):
+        kept = set()
         for own in sorted({pair[side] for pair in pairs}):
             rivals = [pair for pair in pairs if pair[side] == own]
             spoken = [p for p in rivals if path_split(p[0]) and path_split(p[0]) == path_split(p[1])]  # both name the split
@@ -114,9 +114,8 @@ def one_each(tree: Tree, pairs: list, wanted: list, images: list) -> list:
                 one, other = (" / ".join(p[1 - side]) or "." for p in whole[:2])
                 raise InputError(f"{tree.path(own)}: goes with two folders of {what} ({one}, {other}). Remove one, or say which "
                                  f"is meant: layout={key}={one.replace(' / ', '/')}.")
-            kept.append({(p[0], p[1]) for p in whole})
-        pairs = [pair for pair in pairs if any((pair[0], pair[1]) in group for group in kept)]
-        kept = []
+            kept |= {pair[:2] for pair in whole}
+        pairs = [pair for pair in pairs if pair[:2] in kept]
     return pairs
 
 # %% ../../nbs/data/09_masks.ipynb #8383d192
