@@ -11,6 +11,12 @@ cfg = parser["DEFAULT"]
 STATUS = {"1": "1 - Planning", "2": "2 - Pre-Alpha", "3": "3 - Alpha", "4": "4 - Beta", "5": "5 - Production/Stable"}
 PYTHONS = [f"3.{minor}" for minor in range(int(cfg["min_python"].split(".")[1]), 14)]
 
+ENDING = "_requirements"
+extras = {key.removesuffix(ENDING): cfg[key].split() for key in cfg if key.endswith(ENDING)}
+USED = ("course", "export", "hub", "demo", "serve", "video", "supervision")  # what only some users need
+extras["all"] = sorted({name for extra in USED for name in extras[extra]})
+extras["dev"] += extras["all"]  # the tests run all of it
+
 # name, license, readme and requires-python stand in pyproject.toml, where they may not be repeated here.
 setup(
     version=cfg["version"],
@@ -29,11 +35,7 @@ setup(
     ],
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     install_requires=cfg["requirements"].split(),
-    extras_require={
-        "dev": [*cfg["dev_requirements"].split(), *cfg["course_requirements"].split()],  # the tests measure by both protocols
-        "bench": cfg["bench_requirements"].split(),
-        "course": cfg["course_requirements"].split(),
-    },
+    extras_require=extras,
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],
