@@ -7,6 +7,7 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 CONF = 0.3  # lowest score shown; everything else is read from the file's metadata, which is called f here
+NEEDED = "size stride pad mean std classes same decode refine mask_score_weight mask_box_weight".split()
 
 
 def hats(at, cells):  # len(at) x cells: the weights that read a row of cells at these places, linearly; 0 outside
@@ -79,9 +80,7 @@ def decode(rows, logits, f):  # score, box in input pixels and label of each obj
 
 def answer(model, photo):  # score, box, name of each object; class ids of all pixels and their names; probabilities by class
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    texts = session.get_modelmeta().custom_metadata_map
-    f = {key: json.loads(texts[key]) for key in ("size", "stride", "pad", "mean", "std", "classes", "same", "decode", "refine",
-                                                 "mask_score_weight", "mask_box_weight")}
+    f = {key: json.loads(session.get_modelmeta().custom_metadata_map[key]) for key in NEEDED}
     image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
     scale, canvas = f["size"] / max(image.size), Image.new("RGB", (f["size"],) * 2, tuple(f["pad"]))
     w, h = (max(1, round(side * scale)) for side in image.size)
@@ -90,8 +89,8 @@ def answer(model, photo):  # score, box, name of each object; class ids of all p
     rows, masks, probs = (part[0] for part in session.run(["rows", "masks", "probs"], {"images": images}))
     found = decode(rows, masks[:, :-(-h // f["stride"]), :-(-w // f["stride"])], f)
     found = [(s, (box / scale).clip(0, np.tile(image.size, 2)), f["classes"]["det"][k]) for s, box, k in found if s > CONF]
-    mask = full_mask(masks, f["size"], (h, w), image.size[::-1])
-    return found, mask, f["classes"]["seg"], dict(zip(f["classes"]["cls"], probs))
+    names, mask = f["classes"], full_mask(masks, f["size"], (h, w), image.size[::-1])
+    return found, mask, names["seg"], dict(zip(names["cls"], probs))
 
 
 if __name__ == "__main__":

@@ -91,13 +91,13 @@ def as_text(facts: dict) -> "dict[str, str]":
     "Metadata as ONNX keeps it."
     return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
 
-# %% ../../nbs/deploy/03_export.ipynb #cfcf6d60
+# %% ../../nbs/deploy/03_export.ipynb #acef023a
 def check_wishes(
     net,  # what shall be exported
     out: Path,  # where to
     format: str,  # a key of FORMATS
     size: int,  # input side, pixels
-    wishes: "dict[str, bool]",  # half, int8, nms
+    wishes: "dict[str, bool]",  # dynamic, half, int8, nms
     calibration,  # pictures for int8, or None
 ) -> None:
     "Raises InputError for what cannot be exported, with the reason."
@@ -111,7 +111,9 @@ def check_wishes(
                          "or choose the format that you mean.")
     if isinstance(size, bool) or not isinstance(size, int) or size < 32 or size % 32:
         raise InputError(f"size={size}: must be a positive multiple of 32, such as 256 or 512.")
-    chosen = [name for name, wanted in wishes.items() if wanted]
+    if format == "torch_export" and wishes["dynamic"] and size < 64:
+        raise InputError(f"size={size}: a dynamic file of torch.export takes sides of 64 pixels and more. Add dynamic=False.")
+    chosen = [name for name in ("half", "int8", "nms") if wishes[name]]
     if format != "onnx" and chosen:
         reasons = {"half": "convert the loaded module with .half() on a GPU", "int8": "quantise with PyTorch's own tools",
                    "nms": "suppress its rows with torchvision.ops.batched_nms"}
@@ -128,14 +130,15 @@ def check_wishes(
 # %% ../../nbs/deploy/03_export.ipynb #b8db4c59
 def free_sizes(dynamic: bool) -> dict:
     "Which sizes of the input may change, for torch.export: how many pictures, and sides that are multiples of 32."
-    batch, rows, columns = (torch.export.Dim(name, min=1) for name in ("batch", "rows", "columns"))
+    batch, rows, columns = (torch.export.Dim(name, min=1 + (name != "batch")) for name in ("batch", "rows", "columns"))
     return {0: batch, 2: 32 * rows, 3: 32 * columns} if dynamic else {}
 
 
 def as_program(module: Deployed, size: int, dynamic: bool):  # a torch.export.ExportedProgram
     "The network as a graph whose sizes are symbols."
+    shape = (2, 3, max(size, 64), max(size, 64)) if dynamic else (1, 3, size, size)  # a side of 1 location would count as fixed
     with torch.no_grad():
-        return torch.export.export(module, (torch.zeros(2 if dynamic else 1, 3, size, size),), strict=False,
+        return torch.export.export(module, (torch.zeros(shape),), strict=False,
                                    dynamic_shapes={"images": free_sizes(dynamic)})
 
 
@@ -204,9 +207,10 @@ def to_half(model):  # an onnx.ModelProto; the same, changed in place
     require("onnxruntime.transformers.onnx_model", "half").OnnxModel.graph_topological_sort(model.graph)  # casts stand last
     return model
 
-# %% ../../nbs/deploy/03_export.ipynb #c914a786
+# %% ../../nbs/deploy/03_export.ipynb #7ef6d481
 CALIBRATION = 96  # pictures, evenly from all tasks
 QUANTISED = ("Conv", "Clip", "Add")  # operations that compute with integers
+FIRST = 4  # so many convolutions stay float32, and the last one: the fewest whose answers are near the network's
 
 
 def calibration_pictures(
@@ -239,14 +243,15 @@ def to_int8(model, pictures):  # an onnx.ModelProto; another one
             return next(({"images": picture} for picture in pictures), None)
 
     graph, level = model.graph, logging.getLogger().level
-    last = [node.name for node in graph.node if node.op_type == "Conv"][-1]
+    convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
+    kept = [*decoding_nodes(graph), *convolutions[:FIRST], convolutions[-1]]
     logging.getLogger().setLevel(logging.ERROR)  # it advises a preprocessing that changes nothing here
     try:
         with tempfile.TemporaryDirectory() as folder:  # it reads and writes files
             before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
             onnx.save(onnx.shape_inference.infer_shapes(model), before)
             quantization.quantize_static(before, after, Reader(), op_types_to_quantize=list(QUANTISED), per_channel=True,
-                                         nodes_to_exclude=[*decoding_nodes(graph), last],
+                                         nodes_to_exclude=kept,
                                          weight_type=quantization.QuantType.QInt8, activation_type=quantization.QuantType.QUInt8)
             return onnx.load(after)
     finally:
@@ -382,7 +387,7 @@ def export_model(
         the file
     """
     out, size = Path(out), cfg.data.size if size is None else size
-    check_wishes(net, out, format, size, {"half": half, "int8": int8, "nms": nms}, calibration)
+    check_wishes(net, out, format, size, {"dynamic": dynamic, "half": half, "int8": int8, "nms": nms}, calibration)
     module = Deployed(net).eval()
     facts = describe(net, cfg, classes, size, precision="int8" if int8 else "float16" if half else "float32", dynamic=dynamic,
                      nms={"conf": conf, "iou": iou} if nms else None)

@@ -164,7 +164,9 @@ class OnnxNet(nn.Module):
                              f"{shapes}. Export the file again.")
 
     def forward(self, images: torch.Tensor) -> UnifiedOutput:
-        "All outputs of normalised images, float32 B x 3 x H x W, on the device of the images."
+        """All outputs of normalised images, float32 B x 3 x H x W, on the device of the images.
+
+        Raises ValueError for sides that are no multiples of 32, InputError for a size that the file was not exported for."""
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 32 or images.shape[3] % 32:
             raise ValueError(f"images must be B x 3 x H x W with H and W multiples of 32, got {tuple(images.shape)}")
         batch, *_, height, width = self.session.get_inputs()[0].shape  # a text where any number goes
