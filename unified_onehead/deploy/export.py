@@ -76,7 +76,8 @@ def describe(
         "format": ONNX_FORMAT, "package_version": package_version(), "torch_version": str(torch.__version__),
         "backbone": next((k for k, kind in BACKBONES.items() if type(net.backbone) is kind), type(net.backbone).__name__),
         "classes": {task: list(classes[task]) for task in ("seg", "det", "cls")}, "size": size, "stride": net.stride,
-        "mean": list(MEAN), "std": list(STD), "pad": [round(255 * m) for m in MEAN], "same": match_class_names(classes["det"], classes["seg"]),
+        "mean": list(MEAN), "std": list(STD), "pad": [round(255 * m) for m in MEAN],
+        "same": match_class_names(classes["det"], classes["seg"]),
         "mask_score_weight": cfg.run.mask_score_weight, "mask_box_weight": cfg.run.mask_box_weight,
         "refine": {"soft_iou_window": refine.SOFT_IOU_WINDOW, "outline_window": refine.OUTLINE_WINDOW,
                    "part_threshold": refine.PART_THRESHOLD, "least_soft_iou": refine.LEAST_SOFT_IOU},
@@ -102,13 +103,13 @@ def check_wishes(
 ) -> None:
     "Raises InputError for what cannot be exported, with the reason."
     if not isinstance(net, OneHead):
-        raise InputError(f"{type(net).__name__}: only a network of PyTorch can be exported, as a run's model.pt holds it; a file that was "
-                         "exported already stays what it is.")
+        raise InputError(f"{type(net).__name__}: only a network of PyTorch can be exported, as a run's model.pt holds it; a file "
+                         "that was exported already stays what it is.")
     if format not in FORMATS:
         raise InputError(f"format={format}: one of {', '.join(FORMATS)}.")
     if out.suffix != FORMATS[format]:
-        raise InputError(f"{out}: a file of format {format} is called *{FORMATS[format]}. Write {out.with_suffix(FORMATS[format])}, "
-                         "or choose the format that you mean.")
+        raise InputError(f"{out}: a file of format {format} is called *{FORMATS[format]}. Write "
+                         f"{out.with_suffix(FORMATS[format])}, or choose the format that you mean.")
     if isinstance(size, bool) or not isinstance(size, int) or size < 32 or size % 32:
         raise InputError(f"size={size}: must be a positive multiple of 32, such as 256 or 512.")
     if format == "torch_export" and wishes["dynamic"] and size < 64:
@@ -261,8 +262,8 @@ def to_int8(model, pictures):  # an onnx.ModelProto; another one
 SUPPRESSION = """
 <ir_version: 10, opset_import: ["": {opset}]>
 suppression (float[batch, locations, {width}] rows) => (float[found, 7] boxes)
-<int64[4] parts = {{2, 2, 1, {classes}}}, float two = {{2.0}}, int64 most = {{{keep}}}, float iou = {{{iou}}}, float least = {{{conf}}},
- int64[1] last = {{1}}> {{
+<int64[4] parts = {{2, 2, 1, {classes}}}, float two = {{2.0}}, int64 most = {{{keep}}},
+ float iou = {{{iou}}}, float least = {{{conf}}}, int64[1] last = {{1}}> {{
     centre, size, confidence, classes = Split<axis = 2>(rows, parts)
     half = Div(size, two)
     low = Sub(centre, half)
@@ -291,7 +292,8 @@ def with_suppression(model, counts: dict, conf: float, iou: float):  # an onnx.M
     "The same with boxes instead of rows."
     onnx = require("onnx", "nms")
     keep = inspect.signature(decode_detection).parameters["keep"].default
-    text = SUPPRESSION.format(opset=OPSET, width=5 + counts["det"], classes=counts["det"], keep=keep, conf=float(conf), iou=float(iou))
+    text = SUPPRESSION.format(opset=OPSET, width=5 + counts["det"], classes=counts["det"], keep=keep, conf=float(conf),
+                              iou=float(iou))
     tail = onnx.parser.parse_model(text)
     tail.ir_version = model.ir_version  # what is merged must be of one version
     tail = onnx.compose.add_prefix(tail, "nms_", rename_inputs=False, rename_outputs=False)
@@ -327,8 +329,8 @@ def check_file(content: bytes, module: Deployed, format: str, size: int, dynamic
                 gap = ((ours - theirs).abs() / ours.abs().clamp(min=1)).max().item() if ours.shape == theirs.shape else np.inf
                 worst = max(worst, gap) if np.isfinite(gap) else np.inf
     if worst > (CLOSE if exact else np.finfo(np.float32).max):
-        raise InputError(f"format={format}: the exported file answers otherwise than the network (by {worst:.2g}), so it was not written. "
-                         "Update torch, onnx, onnxscript and onnxruntime, or choose another format.")
+        raise InputError(f"format={format}: the exported file answers otherwise than the network (by {worst:.2g}), so it was not "
+                         "written. Update torch, onnx, onnxscript and onnxruntime, or choose another format.")
     return worst
 
 # %% ../../nbs/deploy/03_export.ipynb #2ac48301

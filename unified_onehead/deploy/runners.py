@@ -153,8 +153,8 @@ class OnnxNet(nn.Module):
         self.session = open_session(self.path, providers)
         self.facts = read_facts(self.session.get_modelmeta().custom_metadata_map, self.path)
         if tuple(o.name for o in self.session.get_outputs()) != OUTPUTS:
-            raise InputError(f"{path}: suppresses boxes by itself (nms), so their masks cannot refine them here, and it cannot be "
-                             "evaluated. Export it without nms for use with this package.")
+            raise InputError(f"{path}: suppresses boxes by itself (nms), so their masks cannot refine them here, and it cannot "
+                             "be evaluated. Export it without nms for use with this package.")
         self.stride, names = self.facts["stride"], self.facts["classes"]
         self.counts = {task: len(names[task]) for task in ("seg", "det", "cls")}
         widths = 5 + self.counts["det"], self.counts["seg"], self.counts["cls"]
@@ -180,9 +180,9 @@ class OnnxNet(nn.Module):
         return UnifiedOutput(detection_map(rows, *masks.shape[-2:], self.stride), masks,
                              probs.clamp(min=torch.finfo(probs.dtype).tiny).log())
 
-# %% ../../nbs/deploy/02_runners.ipynb #7f45f24f
+# %% ../../nbs/deploy/02_runners.ipynb #ea71103e
 def open_session(path: str, providers: list):  # an onnxruntime.InferenceSession
-    "ONNX Runtime on a file. Raises InputError that names a file that is not there or no ONNX, NotReadableNow where the disk refuses."
+    "ONNX Runtime on a file. Raises InputError for a file that is not there or no ONNX, NotReadableNow where the disk refuses."
     runtime = require("onnxruntime", f"{path}: running an ONNX file")
     try:
         if not file_there(path):
