@@ -37,6 +37,26 @@ class SharedLayer(nn.Module):
         "Which entries of the layer's parameters belong to a task."
         raise NotImplementedError
 
+# %% ../../nbs/model/00_fusion.ipynb #4e60d81d
+def separable(
+    channels: int,  # in and out
+    kernel: int,  # side of the depthwise kernel
+) -> nn.Sequential:  # one linear map: a factored convolution
+    "A depthwise and a pointwise convolution with nothing between them."
+    return nn.Sequential(nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False),
+                         nn.Conv2d(channels, channels, 1, bias=False))
+
+
+def block_entries(
+    layer: nn.Module,  # with a separable `conv` and a `norm`
+    block: slice,  # channels of one task
+) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
+    "Which entries make a block of channels and read no later one."
+    depthwise, pointwise = layer.conv
+    return {**channel_entries(depthwise, "conv.0", [block]),
+            **channel_entries(pointwise, "conv.1", [block], slice(0, block.stop)),
+            **channel_entries(layer.norm, "norm", [block])}
+
 # %% ../../nbs/model/00_fusion.ipynb #4afc2c1d
 def group_norm(channels: int) -> nn.GroupNorm:
     "Group norm with 8 channels per group."

@@ -16,27 +16,8 @@ from torch.nn import functional as F
 
 from ..core.config import Config
 from .backbone import Backbone, build_backbone, survived
-from .fusion import DynamicFeatureFusion, SharedLayer, channel_entries, group_norm
-
-# %% ../../nbs/model/01_net.ipynb #4e60d81d
-def separable(
-    channels: int,  # in and out
-    kernel: int,  # side of the depthwise kernel
-) -> nn.Sequential:  # one linear map: a factored convolution
-    "A depthwise and a pointwise convolution with nothing between them."
-    return nn.Sequential(nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False),
-                         nn.Conv2d(channels, channels, 1, bias=False))
-
-
-def block_entries(
-    layer: nn.Module,  # with a separable `conv` and a `norm`
-    block: slice,  # channels of one task
-) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
-    "Which entries make a block of channels and read no later one."
-    depthwise, pointwise = layer.conv
-    return {**channel_entries(depthwise, "conv.0", [block]),
-            **channel_entries(pointwise, "conv.1", [block], slice(0, block.stop)),
-            **channel_entries(layer.norm, "norm", [block])}
+from .fusion import (
+    DynamicFeatureFusion, SharedLayer, block_entries, channel_entries, group_norm, separable)
 
 # %% ../../nbs/model/01_net.ipynb #9f9572b6
 class TaskAwarenessLayer(SharedLayer):
@@ -150,6 +131,27 @@ class UnifiedOutputLayer(SharedLayer):
             self.conv.bias[:4 * fine**2] = FIRST_BOX
             self.conv.bias[4 * fine**2:5 * fine**2] = -math.log((1 - PRIOR) / PRIOR)
 
+    def reset(
+        self,
+        counts: dict,  # task -> number of classes, of every task
+        tasks: "set[str]",  # whose channels become new
+    ) -> None:
+        """Some tasks' channels as construction makes them, in a new convolution; the others keep theirs, bit for bit.
+
+        Parameters
+        ----------
+        counts : dict
+            task -> number of classes, of every task
+        tasks : set[str]
+            whose channels become new
+        """
+        old, kept = self.conv, {task: self.channels(task) for task in counts if task not in tasks}
+        new = UnifiedOutputLayer(old.in_channels, counts, self.fine).to(old.weight)
+        with torch.no_grad():
+            for task, rows in kept.items():
+                new.conv.weight[new.channels(task)], new.conv.bias[new.channels(task)] = old.weight[rows], old.bias[rows]
+        self.conv, self.sizes = new.conv.to(memory_format=torch.channels_last), new.sizes
+
     def channels(
         self,
         task: str,  # seg | det | cls
@@ -248,12 +250,30 @@ class TaskAdaptiveProcessor(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList([ConvLayer(width), TaskAwarenessLayer(width), UnifiedOutputLayer(width, counts, fine)])
 
-    def forward(self, x: torch.Tensor) -> UnifiedOutput:
-        "Fused map to all outputs."
-        *hidden, output = self.layers
+    def features(
+        self,
+        x: torch.Tensor,  # the fused map
+    ) -> torch.Tensor:  # same shape
+        """The hidden map that the last layer reads.
+
+        Parameters
+        ----------
+        x : torch.Tensor
+            the fused map
+
+        Returns
+        -------
+        torch.Tensor
+            same shape
+        """
+        *hidden, _ = self.layers
         for layer in hidden:
             x = x + layer(x)
-        return output(x)
+        return x
+
+    def forward(self, x: torch.Tensor) -> UnifiedOutput:
+        "Fused map to all outputs."
+        return self.layers[-1](self.features(x))
 
 # %% ../../nbs/model/01_net.ipynb #1cc7630a
 class OneHead(nn.Module):
@@ -369,6 +389,53 @@ class OneHead(nn.Module):
             detection B x (5 + C_det) x S/8 x S/8, segmentation B x C_seg x S/8 x S/8, classification B x C_cls
         """
         return self.from_trunk(self.trunk(images))
+
+    def forward_features(
+        self,
+        images: torch.Tensor,  # float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
+    ) -> torch.Tensor:  # B x width x S/16 x S/16 (S/8 where `stride` is 8)
+        """The map that the last layer reads, for embeddings and for heads of your own; its mean over the locations describes the
+        image. Raises ValueError for images of other sizes.
+
+        Parameters
+        ----------
+        images : torch.Tensor
+            float32 B x 3 x S x S, ImageNet-normalised, S a multiple of 32
+
+        Returns
+        -------
+        torch.Tensor
+            B x width x S/16 x S/16 (S/8 where `stride` is 8)
+        """
+        return self.head.features(self.neck(self.backbone.tail(self.trunk(images))))
+
+    def reset_classes(
+        self,
+        counts: "dict[str, int]",  # task -> number of classes, for tasks that get new ones; "seg" counts the background
+    ) -> "OneHead":  # itself
+        """Make the outputs of these tasks anew, untrained, for so many classes; the others keep theirs, bit for bit. Make the
+        optimiser afterwards: the last layer's parameters are new ones. Raises ValueError for an unknown task or an impossible number.
+
+        Parameters
+        ----------
+        counts : dict[str, int]
+            task -> number of classes, for tasks that get new ones; "seg" counts the background
+
+        Returns
+        -------
+        OneHead
+            itself
+        """
+        for task, count in counts.items():
+            if task not in self.counts:
+                raise ValueError(f"reset_classes: there is no task {task!r}. Choose from {', '.join(self.counts)}.")
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1 + (task == "seg"):
+                raise ValueError(f"reset_classes: {task}={count!r} is no number of classes. Give a whole number, for seg 2 or "
+                                 "more (the background counts), else 1 or more; `class_counts` makes it from lists of names.")
+        if counts:
+            self.counts = {**self.counts, **counts}
+            self.head.layers[-1].reset(self.counts, set(counts))
+        return self
 
 # %% ../../nbs/model/01_net.ipynb #64c59e67
 def class_counts(
