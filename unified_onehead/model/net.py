@@ -414,7 +414,7 @@ class OneHead(nn.Module):
         counts: "dict[str, int]",  # task -> number of classes, for tasks that get new ones; "seg" counts the background
     ) -> "OneHead":  # itself
         """Make the outputs of these tasks anew, untrained, for so many classes; the others keep theirs, bit for bit. Make the
-        optimiser afterwards: the last layer's parameters are new ones. Raises ValueError for an unknown task or an impossible number.
+        optimiser afterwards: the last layer has new parameters. Raises ValueError for an unknown task or an impossible number.
 
         Parameters
         ----------
