@@ -15,9 +15,8 @@ from torch import nn
 from unified_onehead.core.config import preset, replace_fields
 from unified_onehead.core.files import InputError
 from unified_onehead.learn.checkpoint import NotReadableNow, load_model, save_model
-from unified_onehead.learn.task import class_counts
 from unified_onehead.model.backbone import EfficientNetB0, MobileNetV2, build_backbone
-from unified_onehead.model.net import build_network
+from unified_onehead.model.net import build_network, class_counts
 
 
 @pytest.fixture(scope="module")

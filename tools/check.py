@@ -48,8 +48,9 @@ HIDDEN = re.compile(r"^#\|\s*((hide|default_exp|export|exporti|exports)\b|includ
 FOLDED = re.compile(r"^#\|\s*code-fold:\s*true", re.MULTILINE)
 PROOF = re.compile(r"assert_\w+|expect_error")  # functions that assert
 MAGIC = re.compile(r"^(\s*)(\w+\s*=\s*)?[%!].*", re.MULTILINE)  # a line of IPython's own, which is no Python
-# Methods that a base class from elsewhere (torch's Module, Dataset, Optimizer) has documented already.
-DOCUMENTED_BY_BASE = {"forward", "train", "eval", "step", "zero_grad", "state_dict", "load_state_dict", "extra_repr"}
+# Methods that a base class from elsewhere (torch's Module, Dataset, Optimizer; our SharedLayer) has documented already.
+DOCUMENTED_BY_BASE = {"forward", "train", "eval", "step", "zero_grad", "state_dict", "load_state_dict", "extra_repr",
+                      "owned"}
 
 
 class Report(NamedTuple):

@@ -6,16 +6,19 @@
 __all__ = ['show_image', 'draw_boxes', 'voc_palette', 'draw_mask', 'show_batch', 'plot_curves', 'plot_matrix', 'show_predictions']
 
 # %% ../../nbs/core/04_viz.ipynb #9c6fb4d9
-import matplotlib.pyplot as plt
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from .config import IGNORE, METRICS, TASK_TITLES
 from .boxes import check_xyxy
+
+# %% ../../nbs/core/04_viz.ipynb #61588ccc
+if TYPE_CHECKING:  # matplotlib takes long to import, so each function that draws does it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # %% ../../nbs/core/04_viz.ipynb #bb6344b0
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # channel means, RGB, for images in 0..1
@@ -40,7 +43,7 @@ def show_image(
     ax: "Axes | None" = None,  # where to draw; None: a new figure
     title: str = "",  # above the image
     side: float = 3,  # longer side of a new figure, inches
-) -> Axes:  # pixel coordinates, x to the right, y downwards
+) -> "Axes":  # pixel coordinates, x to the right, y downwards
     """Show one image without ticks.
 
     Parameters
@@ -59,6 +62,8 @@ def show_image(
     Axes
         pixel coordinates, x to the right, y downwards
     """
+    import matplotlib.pyplot as plt
+
     pixels = to_uint8(image)
     if ax is None:
         scale = side / max(pixels.shape[:2])
@@ -73,17 +78,19 @@ def class_color(
     label: int,  # 0-based class
 ) -> tuple:  # red, green, blue in 0..1
     "One colour for a class, the same in every figure; it repeats after ten."
+    import matplotlib.pyplot as plt
+
     return plt.get_cmap("tab10")(int(label) % 10)[:3]
 
 # %% ../../nbs/core/04_viz.ipynb #23b27b78
 def draw_boxes(
-    ax: Axes,  # where the image is shown
+    ax: "Axes",  # where the image is shown
     boxes: Tensor,  # [N, 4] left, top, right, bottom in pixels of the image
     labels: "Tensor | None" = None,  # [N] 0-based classes
     scores: "Tensor | None" = None,  # [N] in 0..1
     names: "list | None" = None,  # class names; without them the number is written
     dashed: "Tensor | None" = None,  # [N] bool, which outlines are dashed
-) -> Axes:  # `ax`
+) -> "Axes":  # `ax`
     """Outline boxes and write class and score in their upper left corner. Raises ValueError for boxes that are no xyxy and for
     labels, scores or flags of another number.
 
@@ -107,6 +114,8 @@ def draw_boxes(
     Axes
         `ax`
     """
+    from matplotlib.patches import Rectangle
+
     check_xyxy(boxes)
     for what, t in dict(labels=labels, scores=scores, dashed=dashed).items():
         if t is not None and len(t) != len(boxes):
@@ -141,11 +150,11 @@ def voc_palette() -> np.ndarray:  # uint8 [256, 3]
 
 
 def draw_mask(
-    ax: Axes,  # where the image is shown
+    ax: "Axes",  # where the image is shown
     mask: Tensor,  # [H, W] integer class ids, 255 = ignore
     names: "list | None" = None,  # class names; when given, a legend lists the classes that occur
     alpha: float = 0.6,  # opacity of the colours
-) -> Axes:  # `ax`
+) -> "Axes":  # `ax`
     """Lay a mask over an image in VOC's colours; background (0) is transparent, ignored pixels are white. Raises ValueError for
     what is no [H, W] of integers.
 
@@ -165,6 +174,8 @@ def draw_mask(
     Axes
         `ax`
     """
+    from matplotlib.patches import Patch
+
     if mask.ndim != 2 or mask.is_floating_point():
         raise ValueError(f"mask: expected integer class ids [H, W], got {mask.dtype} {list(mask.shape)}")
     ids = mask.detach().cpu().numpy().astype(np.uint8)
@@ -185,7 +196,7 @@ def show_batch(
     classes: dict,  # task -> class names
     n: int = 8,  # at most so many samples
     columns: int = 4,  # images per row
-) -> Figure:  # one panel per sample
+) -> "Figure":  # one panel per sample
     """Draw samples with their labels: boxes for detection, mask for segmentation, class name for classification. Raises
     ValueError for an empty batch.
 
@@ -205,6 +216,8 @@ def show_batch(
     Figure
         one panel per sample
     """
+    import matplotlib.pyplot as plt
+
     n = min(n, len(batch.images))
     if n < 1:
         raise ValueError("the batch is empty: nothing to show")
@@ -227,7 +240,7 @@ def show_batch(
 # %% ../../nbs/core/04_viz.ipynb #cc894648
 def plot_curves(
     records: list,  # the log: dicts with "task", "epoch", "loss" and "parts" (term of the loss -> value), one per epoch
-) -> Figure:  # one panel per stage, in the order in which they first appear
+) -> "Figure":  # one panel per stage, in the order in which they first appear
     """Loss and its named terms over the epochs of each stage; rows without a loss are skipped. Raises ValueError for an empty log.
 
     Parameters
@@ -240,6 +253,8 @@ def plot_curves(
     Figure
         one panel per stage, in the order in which they first appear
     """
+    import matplotlib.pyplot as plt
+
     records = [r for r in records if "loss" in r]
     if not records:
         raise ValueError("no log records with a loss: nothing to plot")
@@ -263,7 +278,7 @@ def plot_matrix(
     matrix: dict,  # stage -> metric -> value in 0..1, or None where it was not measured
     metrics: tuple = tuple(METRICS.values()),  # the columns
     ax: "Axes | None" = None,  # where to draw; None: a new figure
-) -> Axes:  # one row per stage, one column per metric
+) -> "Axes":  # one row per stage, one column per metric
     """The scores of all tasks after every stage as a table with numbers. Raises ValueError for an empty matrix.
 
     Parameters
@@ -280,6 +295,9 @@ def plot_matrix(
     Axes
         one row per stage, one column per metric
     """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
+
     stages = list(matrix)
     if not any(row.get(m) is not None for row in matrix.values() for m in metrics):
         raise ValueError("the score matrix is empty: nothing was evaluated")
@@ -301,11 +319,11 @@ def plot_matrix(
 
 # %% ../../nbs/core/04_viz.ipynb #f9a24df4
 def draw_probs(
-    ax: Axes,  # an empty panel
+    ax: "Axes",  # an empty panel
     probs: Tensor,  # [C] class probabilities
     names: list,  # C class names
     top: int = 3,  # how many classes to show
-) -> Axes:  # `ax`
+) -> "Axes":  # `ax`
     "The most likely classes as horizontal bars, best on top."
     if len(probs) != len(names):
         raise ValueError(f"probs: {len(probs)} values for {len(names)} class names")
@@ -321,7 +339,7 @@ def show_predictions(
     items: list,  # dicts with image, boxes, scores, labels, mask, probs and, if wanted, title; one per image
     classes: dict,  # task -> class names
     threshold: float = 0.3,  # boxes with a lower score are not drawn
-) -> Figure:  # one row per image: detection, segmentation, classification
+) -> "Figure":  # one row per image: detection, segmentation, classification
     """What one forward pass says about each image, for all three tasks. Raises ValueError when there is none.
 
     Parameters
@@ -338,6 +356,8 @@ def show_predictions(
     Figure
         one row per image: detection, segmentation, classification
     """
+    import matplotlib.pyplot as plt
+
     if not items:
         raise ValueError("no predictions: nothing to show")
     fig, axes = plt.subplots(len(items), 3, figsize=(9, 2.7 * len(items)), squeeze=False, layout="constrained")

@@ -15,8 +15,7 @@ from ..core.files import InputError, absent, file_there, replace_file
 from ..core.weights import broken_values, in_words, read_saved
 from ..core.config import BOXES_ALONE, Config, current_names, from_dict, to_dict
 from ..model.backbone import BACKBONES, freeze
-from ..model.net import OneHead
-from .task import class_counts
+from ..model.net import OneHead, class_counts
 
 # %% ../../nbs/learn/06_checkpoint.ipynb #3b01fbe2
 def pick_device(
