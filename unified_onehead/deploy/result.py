@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..core.files import InputError, replace_file
 from ..core.viz import voc_palette
 
-# %% ../../nbs/deploy/01_result.ipynb #d727561c
+# %% ../../nbs/deploy/01_result.ipynb #dc96fddd
 COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75), (227, 119, 194),
            (127, 127, 127), (188, 189, 34), (23, 190, 207))  # of the classes of boxes; they repeat after ten
 OPACITY = 0.45  # of the mask
@@ -50,7 +50,7 @@ class Pen:
     def __init__(self, pixels: np.ndarray):
         self.image = Image.fromarray(pixels)
         self.draw = ImageDraw.Draw(self.image)
-        self.line = max(1, round(min(max(pixels.shape[:2]), 2 * min(pixels.shape[:2])) / 250))  # pixels
+        self.line = max(1, round(min(max(pixels.shape[:2]), 2 * min(pixels.shape[:2])) / 200))  # pixels
         self.font = ImageFont.load_default(size=max(10, 5 * self.line + 3))
         self.pad = max(1, self.line)
 

@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['Picture']
 
-# %% ../../nbs/deploy/00_sources.ipynb #6bd00351
+# %% ../../nbs/deploy/00_sources.ipynb #a5b4a764
+import collections
 import glob
-import io
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +24,7 @@ from PIL import Image
 from ..core.files import InputError
 from ..core.images import TURNS, UNDECODABLE, decode_bytes, read_rgb, to_rgb
 
-# %% ../../nbs/deploy/00_sources.ipynb #639b2e60
+# %% ../../nbs/deploy/00_sources.ipynb #20b7f4d9
 class Picture(NamedTuple):
     """Pixels, and where they come from.
 
@@ -34,17 +36,21 @@ class Picture(NamedTuple):
         path or address as handed over; "array", "bytes", .. for what has none
     frame : int | None, default None
         of a video, from 0
+    read_ms : float, default 0.0
+        what reading and decoding took, milliseconds
     """
     pixels: np.ndarray  # uint8 H x W x 3, RGB
     name: str  # path or address as handed over; "array", "bytes", .. for what has none
     frame: "int | None" = None  # of a video, from 0
+    read_ms: float = 0.0  # what reading and decoding took, milliseconds
 
-# %% ../../nbs/deploy/00_sources.ipynb #30cce0cd
+# %% ../../nbs/deploy/00_sources.ipynb #3de56805
 PHOTO = "Save it anew as JPEG or PNG, or take another photograph."  # the remedy
 IMAGES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jfif", ".avif")
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 MOST_BYTES = 100_000_000  # of what an address sends
 PATIENCE = 20  # seconds that an address may be silent
+THREADS = 4  # that read ahead
 
 
 def upright_pixels(image: Image.Image, tag: int) -> np.ndarray:  # uint8 H x W x 3
@@ -78,7 +84,7 @@ def image_pixels(image: Image.Image, name: str) -> np.ndarray:
     except UNDECODABLE as error:
         raise InputError(f"{name}: cannot be decoded as an image ({error}). {PHOTO}") from error
 
-# %% ../../nbs/deploy/00_sources.ipynb #cb94ea8b
+# %% ../../nbs/deploy/00_sources.ipynb #16b94ddb
 def array_pixels(array: np.ndarray, name: str) -> np.ndarray:
     "H x W x 3, H x W x 4 or H x W of uint8. Raises InputError for anything else, and says what it looks like."
     shape = " x ".join(map(str, array.shape))
@@ -86,7 +92,8 @@ def array_pixels(array: np.ndarray, name: str) -> np.ndarray:
         raise InputError(f"{name}: an array of {array.dtype}; expected uint8 in 0..255. Scale and convert it: "
                          "(255 * array).round().astype('uint8') if it is in 0..1.")
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))) or not array.size:
-        hint = " It looks like channels first: array.transpose(1, 2, 0)." if array.ndim == 3 and array.shape[0] in (1, 3) else ""
+        first = array.ndim == 3 and array.shape[0] in (1, 3)
+        hint = " It looks like channels first: array.transpose(1, 2, 0)." if first else ""
         raise InputError(f"{name}: an array of {shape or 'one number'}; expected height x width x 3, RGB.{hint}")
     if array.ndim == 3 and array.shape[2] == 3:
         return np.ascontiguousarray(array)
@@ -102,14 +109,14 @@ def tensor_pixels(tensor: torch.Tensor, name: str) -> np.ndarray:
     if tensor.is_floating_point():
         low, high = tensor.amin().item(), tensor.amax().item()
         if not 0 <= low <= high <= 1:
-            raise InputError(f"{name}: a tensor of floats from {low:.3g} to {high:.3g}; expected 0..1. Hand it over before it is "
-                             "normalised, or as uint8.")
+            raise InputError(f"{name}: a tensor of floats from {low:.3g} to {high:.3g}; expected 0..1. Hand it over before it "
+                             "is normalised, or as uint8.")
         tensor = (255 * tensor).round().to(torch.uint8)
     if tensor.dtype != torch.uint8:
         raise InputError(f"{name}: a tensor of {tensor.dtype}; expected uint8 in 0..255 or floats in 0..1.")
     return tensor.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
 
-# %% ../../nbs/deploy/00_sources.ipynb #3c2c1317
+# %% ../../nbs/deploy/00_sources.ipynb #fd4f3498
 def fetched(url: str) -> bytes:
     "What an address sends. Raises InputError where it does not answer, or sends more than MOST_BYTES."
     try:
@@ -117,7 +124,8 @@ def fetched(url: str) -> bytes:
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             data = answer.read(MOST_BYTES + 1)
     except (OSError, ValueError, urllib.error.URLError) as error:  # a time-out is an OSError
-        raise InputError(f"{url}: cannot be fetched ({error}). Check the address in a browser, or download the picture.") from error
+        raise InputError(f"{url}: cannot be fetched ({error}). Check the address in a browser, or download "
+                         "the picture.") from error
     if len(data) > MOST_BYTES:
         raise InputError(f"{url}: sends more than {MOST_BYTES // 10**6} MB. Download it and give the file.")
     return data
@@ -144,8 +152,8 @@ def to_picture(
         if isinstance(item, kind):
             own = getattr(item, "filename", "") if title == "image" else ""
             return Picture(pixels(item, own or name or title), own or name or title)
-    raise InputError(f"{name or 'source'}: {type(item).__name__} is no kind of picture. Give a path, an address, a PIL image, a NumPy "
-                     "array, a tensor or bytes.")
+    raise InputError(f"{name or 'source'}: {type(item).__name__} is no kind of picture. Give a path, an address, a PIL "
+                     "image, a NumPy array, a tensor or bytes.")
 
 # %% ../../nbs/deploy/00_sources.ipynb #7cb8d37d
 def video_frames(path: str) -> Iterator[Picture]:
@@ -191,7 +199,7 @@ def expand_path(text: str) -> Iterator[str]:
     else:
         yield text
 
-# %% ../../nbs/deploy/00_sources.ipynb #adc10a7b
+# %% ../../nbs/deploy/00_sources.ipynb #d7843583
 class Item(NamedTuple):
     "Something that is to become a picture."
     thing: object  # what to_picture takes
@@ -229,12 +237,36 @@ def walk(
             yield from walk(item, f"item {number}")
 
 
+def decoded(
+    item,  # of `walk`
+):  # Picture, or InputError for what could not be read
+    "One item as a picture, and how long that took."
+    if isinstance(item, (Picture, InputError)):
+        return item
+    start = time.perf_counter()
+    try:
+        return to_picture(*item)._replace(read_ms=1000 * (time.perf_counter() - start))
+    except InputError as error:
+        return error
+
+
 def pictures(
     source,  # anything of the table above
+    ahead: int = 0,  # read so many ahead, in threads, while the caller works; 0: none
 ) -> Iterator:  # Picture, or InputError for what could not be read
-    "Decode one picture after the other. One that cannot be read does not end it."
-    for item in walk(source):
+    "Decode one picture after the other, in order. One that cannot be read does not end it."
+    if not ahead:
+        yield from map(decoded, walk(source))
+        return
+    waiting = collections.deque()
+    with ThreadPoolExecutor(min(ahead, THREADS)) as pool:
         try:
-            yield item if isinstance(item, (Picture, InputError)) else to_picture(*item)
-        except InputError as error:
-            yield error
+            for item in walk(source):
+                waiting.append(pool.submit(decoded, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # the caller has left: what has not begun is not read
+            for future in waiting:
+                future.cancel()
