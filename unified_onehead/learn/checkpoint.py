@@ -19,25 +19,29 @@ from ..model.net import OneHead, class_counts
 
 # %% ../../nbs/learn/06_checkpoint.ipynb #3b01fbe2
 def pick_device(
-    name: str = "auto",  # auto, cpu, cuda or mps
+    name: "str | torch.device" = "auto",  # auto, cpu, cuda, cuda:1, mps, or a torch.device
 ) -> torch.device:
     """The device of that name; `auto` takes the best one. Raises InputError for a device that is not there.
 
     Parameters
     ----------
-    name : str, default "auto"
-        auto, cpu, cuda or mps
+    name : str | torch.device, default "auto"
+        auto, cpu, cuda, cuda:1, mps, or a torch.device
 
     Returns
     -------
     torch.device
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name not in ("auto", *there):
-        raise InputError(f"device={name}: one of auto, cpu, cuda, mps.")
-    if not there.get(name, True):
-        raise InputError(f"device={name}: torch sees no {name.upper()} device here. Use device=auto or device=cpu.")
-    return torch.device(next(d for d, found in there.items() if found) if name == "auto" else name)
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    kind, _, number = str(name).partition(":")
+    if kind not in ("auto", *there) or not (number.isdecimal() or str(name) == kind) or (kind == "auto" and number):
+        raise InputError(f"device={name}: one of auto, cpu, cuda, cuda:1, mps.")
+    if not there.get(kind, 1):
+        raise InputError(f"device={name}: torch sees no {kind.upper()} device here. Use device=auto or device=cpu.")
+    if int(number or 0) >= there.get(kind, 1):
+        devices = f"{there[kind]} {kind.upper()} device{'s' * (there[kind] > 1)}"
+        raise InputError(f"device={name}: torch sees {devices} here, counted from 0.")
+    return torch.device(next(d for d, found in there.items() if found) if kind == "auto" else str(name))
 
 
 def device_name(

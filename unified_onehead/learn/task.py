@@ -6,18 +6,15 @@
 __all__ = ['TASK_TYPES', 'Task', 'SegmentationTask', 'DetectionTask', 'ClassificationTask', 'make_tasks']
 
 # %% ../../nbs/learn/04_task.ipynb #61c07a52
-import math
-
 import torch
-from torch.nn import functional as F
 
 from ..core.config import Config
-from ..core.boxes import clip_xyxy
 from ..core.images import read_mask
 from ..data.records import Batch, Record, Sample
 from ..model.net import UnifiedOutput
 from ..model.refine import match_class_names
-from ..model.grid import Detections, decode_detection
+from ..model.grid import Detections
+from ..model.answers import image_extent, label_pixels, locate_boxes, restore_map
 from .losses import classification_loss, detection_loss, segmentation_loss
 from .metrics import ClassificationMetric, DetectionMetric, SegmentationMetric
 
@@ -148,23 +145,6 @@ class Task:
         "Classes that occur in a training image; the replay memory chooses by them."
         return set(record.labels)
 
-# %% ../../nbs/learn/04_task.ipynb #cf344974
-def image_extent(sample: Sample) -> "tuple[int, int]":  # height, width in input pixels
-    "How much of the letterboxed input is image; the rest is padding."
-    h, w = (max(1, round(side * sample.scale)) for side in sample.original)
-    return h, w
-
-
-def restore_map(
-    logits: torch.Tensor,  # C x h x w at stride 8 of the letterboxed input
-    sample: Sample,  # its scale and original size
-    size: int,  # input side, pixels
-) -> torch.Tensor:  # C x H x W at the original size
-    "Undo the letterbox for a map."
-    h, w = image_extent(sample)
-    full = F.interpolate(logits[None].float(), (size, size), mode="bilinear", align_corners=False)[..., :h, :w]
-    return F.interpolate(full, sample.original, mode="bilinear", align_corners=False)[0]
-
 # %% ../../nbs/learn/04_task.ipynb #19fa5d0f
 class SegmentationTask(Task):
     "Semantic segmentation, mIoU."
@@ -221,7 +201,7 @@ class SegmentationTask(Task):
         torch.Tensor
             C_seg x H x W
         """
-        return restore_map(self.maps(output, i), sample, size)
+        return restore_map(self.maps(output, i), sample.original, image_extent(sample.original, sample.scale), self.stride)
 
     def predict(self, output: UnifiedOutput, i: int, sample: Sample, size: int) -> torch.Tensor:  # uint8 H x W
         """Class ids of image i at its original size.
@@ -238,14 +218,8 @@ class SegmentationTask(Task):
         torch.Tensor
             uint8 H x W
         """
-        first, *others = self.maps(output, i).split(1)  # a class at a time: all at once take 4 GB for a photo of 48 megapixels
-        best = restore_map(first, sample, size)[0]
-        ids = torch.zeros_like(best, dtype=torch.uint8)
-        for c, logits in enumerate(others, 1):
-            one = restore_map(logits, sample, size)[0]
-            ids[one > best] = c
-            best = torch.maximum(best, one)
-        return ids
+        extent = image_extent(sample.original, sample.scale)
+        return label_pixels(self.maps(output, i), sample.original, extent, self.stride)
 
     def metric(self, records: list) -> SegmentationMetric:
         return SegmentationMetric(len(self.classes), self.classes)
@@ -291,12 +265,10 @@ class DetectionTask(Task):
 
     def predict(self, output: UnifiedOutput, i: int, sample: Sample, size: int) -> Detections:
         "Detections of image i in original pixels, clipped to the image."
-        h, w = (math.ceil(side / self.stride) for side in image_extent(sample))  # locations
-        found, = decode_detection(
-            output.detection[i:i + 1], self.stride, masks=output.segmentation[i:i + 1, :, :h, :w] if self.masks else None,
-            same=match_class_names(self.classes, self.masks), mask_score_weight=self.cfg.run.mask_score_weight,
+        return locate_boxes(
+            output.detection[i], output.segmentation[i] if self.masks else None, match_class_names(self.classes, self.masks),
+            sample.original, sample.scale, self.stride, mask_score_weight=self.cfg.run.mask_score_weight,
             mask_box_weight=self.cfg.run.mask_box_weight)
-        return found._replace(boxes=clip_xyxy(found.boxes / sample.scale, sample.original))
 
     def metric(self, records: list) -> DetectionMetric:
         return DetectionMetric(self.classes, records)
