@@ -12,7 +12,7 @@ import sys
 
 from .core.files import InputError, first_line
 
-# %% ../nbs/cli_deploy.ipynb #eba6a7ab
+# %% ../nbs/cli_deploy.ipynb #e377026b
 def open_predictor(args: argparse.Namespace):  # a Predictor
     "The network that `--weights` names, where and how it shall run."
     from unified_onehead.deploy.predictor import Predictor
@@ -25,6 +25,8 @@ def do_predict(args: argparse.Namespace) -> int:  # exit code: 1 when a picture 
         raise InputError("--no-images: then nothing would be written. Add --save-json, --save-csv or --save-masks.")
     from tqdm import tqdm
     from unified_onehead.deploy.output import Writer, predict_folder
+    from unified_onehead.deploy.predictor import check_limits
+    check_limits(args.conf, batch=args.batch)
     predictor = open_predictor(args)
     writer = Writer(args.out, predictor.classes, not args.no_images, args.save_json, args.save_masks, args.save_csv)
     with tqdm(unit=" images", file=sys.stderr, disable=args.quiet) as bar:
@@ -67,7 +69,7 @@ def do_bench(args: argparse.Namespace) -> int:  # exit code
     print(json.dumps(found, indent=1) if args.json else format_bench(found))
     return 0
 
-# %% ../nbs/cli_deploy.ipynb #fb09ee7b
+# %% ../nbs/cli_deploy.ipynb #9b39c969
 def add_weights(parser, backend: bool = True) -> None:
     "What most of these commands take."
     parser.add_argument("--weights", required=True, metavar="W",
@@ -115,7 +117,8 @@ def add_export(commands) -> None:
         help="take any number of pictures and any size that is a multiple of 32 (default: on)")
     add("--half", action="store_true", help="16-bit weights (default: off)")
     add("--int8", action="store_true", help="8-bit weights and activations, ONNX only; needs --data-root (default: off)")
-    add("--nms", action="store_true", help="suppress boxes inside the file, ONNX only; masks then do not refine them (default: off)")
+    add("--nms", action="store_true",
+        help="suppress boxes inside the file, ONNX only; masks then do not refine them (default: off)")
     add("--data-root", "--data_root", metavar="D", help="the three minis, whose training images calibrate --int8")
 
 

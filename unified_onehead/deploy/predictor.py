@@ -24,7 +24,7 @@ from .result import Result
 from ..learn.checkpoint import load_model, pick_device
 from .runners import fold_norms, load_onnx
 
-# %% ../../nbs/deploy/05_predictor.ipynb #3596b5ed
+# %% ../../nbs/deploy/05_predictor.ipynb #ed0e6c55
 CONF = 0.3  # lowest score of a box that is given; where precision and recall were best together (F1) on validation images
 BATCH = 16  # pictures per forward pass, where there are several
 BACKENDS = ("auto", "torch", "onnx")
@@ -38,7 +38,7 @@ def boxed(picture: Picture, size: int) -> Sample:
                      size)
 
 
-def check_limits(conf: float, iou: float, max_det: int, batch: int) -> None:
+def check_limits(conf: float = CONF, iou: float = 0.5, max_det: int = 100, batch: int = BATCH) -> None:
     "Refuse what cannot be meant."
     for name, value, low, high in (("conf", conf, 0, 1), ("iou", iou, 0, 1)):
         if not low <= value <= high:
