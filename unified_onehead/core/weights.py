@@ -224,8 +224,8 @@ def read_safetensors(
         return safetensors.torch.load(content)
     except Exception as error:  # SafetensorError, and KeyError or ValueError for a kind of number that torch has not
         reason = (str(error).splitlines() or [""])[0][:120]
-        raise InputError(f"{lead}{name}: cannot be read as safetensors ({type(error).__name__}: {reason}); the file is damaged or "
-                         "was cut off. Take another copy.") from error
+        raise InputError(f"{lead}{name}: cannot be read as safetensors ({type(error).__name__}: {reason}); the file is damaged "
+                         "or was cut off. Take another copy.") from error
 
 
 def read_weights(

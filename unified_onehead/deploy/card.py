@@ -77,8 +77,8 @@ def measured(about: dict) -> str:
     if not final_scores(about):
         return f"Not measured{': ' + plain(about['unmeasured']) if about.get('unmeasured') else ''}."
     last = list(results["matrix"].values())[-1] if results.get("matrix") else results["final"]
-    shown = {**{metric: last.get(metric) for metric in MEANING}, **results["final"]}
-    rows = [[metric, number(value), MEANING[metric]] for metric, value in shown.items() if value is not None and metric in MEANING]
+    shown = {**dict.fromkeys(MEANING), **last, **results["final"]}
+    rows = [[metric, number(shown[metric]), words] for metric, words in MEANING.items() if shown[metric] is not None]
     count = image_counts(about, "val")
     parts = [f"Measured on the validation images of {plain(data_name(about))}" + (f" ({count})" if count else ""),
              f"digest of the data {about['data']}" if about["data"] else "", f"start weights: {start(about)}",
@@ -129,8 +129,8 @@ def weak_points(about: dict) -> list:  # sentences
     last = list((results.get("matrix") or {"": {}}).values())[-1]
     small, large = last.get("AP_small"), last.get("AP_large")
     if None not in (small, large) and small < large / 2:
-        said.append(f"Small objects are found far worse than large ones (AP {number(small)} against {number(large)}, sizes as COCO "
-                    "defines them).")
+        said.append(f"Small objects are found far worse than large ones (AP {number(small)} against {number(large)}, sizes as "
+                    "COCO defines them).")
     return said
 
 
@@ -145,7 +145,8 @@ def limits(about: dict) -> list:  # sentences, the gravest first
         said.append("Nothing was measured, so nobody knows how good it is.")
     said += weak_points(about)
     if counts and max(c["train"] for c in counts.values()) < FEW:
-        said.append(f"It has seen few images: {image_counts(about, 'train')}. Photographs of another kind will be answered worse.")
+        said.append(f"It has seen few images: {image_counts(about, 'train')}. Photographs of another kind will be answered "
+                    "worse.")
     if "val" in counts.get("cls", {}) and counts["cls"]["val"]:
         said.append(f"The scores rest on few validation images too: one more that is right moves Top1 by "
                     f"{100 / counts['cls']['val']:.1f} points. They are of one run (seed {about['config']['run']['seed']}).")
@@ -156,7 +157,8 @@ def limits(about: dict) -> list:  # sentences, the gravest first
     said.append(f"It knows the names above and no others. Every photograph gets one of the {about['counts']['cls']} classes, "
                 "also one that shows none of them.")
     if {word for names in about["classes"].values() for name in names for word in re.findall("[a-z]+", name.lower())} & PEOPLE:
-        said.append("It marks people. How well it does so for different people was not examined; do not decide about anybody with it.")
+        said.append("It marks people. How well it does so for different people was not examined; do not decide about anybody "
+                    "with it.")
     return said
 
 # %% ../../nbs/deploy/02_card.ipynb #d22f62c5
@@ -176,9 +178,9 @@ def training(about: dict) -> str:
     settings, results = about["config"], about["results"] or {}
     train, seconds = settings["train"], (results.get("train_seconds") or {}).get("total")
     epochs = ", ".join(f"{train[f'epochs_{task}']} on {TASK_TITLES[task]}" for task in TASKS)
-    rows = [["stages", f"{epochs} (epochs)"], ["strategy", settings["distill"]["strategy"]], ["preset", settings["run"]["preset"]],
-            ["input", f"{about['size']} x {about['size']} pixels"], ["batch", train["batch_size"]], ["learning rate", train["lr"]],
-            ["seed", settings["run"]["seed"]], ["start weights", start(about)],
+    rows = [["epochs", epochs], ["strategy", settings["distill"]["strategy"]], ["preset", settings["run"]["preset"]],
+            ["input", f"{about['size']} x {about['size']} pixels"], ["images in a step", train["batch_size"]],
+            ["learning rate", train["lr"]], ["seed", settings["run"]["seed"]], ["start weights", start(about)],
             ["data", plain(data_name(about)) + (f", digest {about['data']}" if about["data"] else "")],
             ["time", duration(seconds) if seconds is not None else "not recorded"],
             ["written with", ", ".join(f"{plain(name)} {plain(version)}" for name, version in about["versions"].items())]]
@@ -212,16 +214,16 @@ def model_card(
     top = yaml.safe_dump(front_matter(about, source), sort_keys=False, allow_unicode=True)
     frozen = f"; {about['frozen']} steps of the backbone were frozen" if about["frozen"] else ""
     text = {
-        "": f"One small network with one head. One forward pass gives the boxes, the mask and the class of a photograph. Its backbone "
-            f"is {about['backbone']}{frozen}; the three tasks were learned one after the other with "
+        "": f"One small network with one head. One forward pass gives the boxes, the mask and the class of a photograph. Its "
+            f"backbone is {about['backbone']}{frozen}; the three tasks were learned one after the other with "
             "[unified-onehead](https://github.com/unified-onehead/unified-onehead).",
         "How to use it": USE.replace("{source}", json.dumps(source)),
         "Classes": class_table(about), "How good it is": measured(about),
         "What it forgot": "The tasks were learned in the order segmentation, detection, classification.\n\n" + forgotten(about),
         "Limits": "\n".join(f"* {sentence}" for sentence in limits(about)),
         "How it was trained": training(about),
-        "Licence": "The package and this card are under Apache-2.0. Whether the weights may be used as you want also depends on the "
-                   f"licences of the images they learned from ({plain(data_name(about))}) and of the start weights "
+        "Licence": "The package and this card are under Apache-2.0. Whether the weights may be used as you want also depends on "
+                   f"the licences of the images they learned from ({plain(data_name(about))}) and of the start weights "
                    f"({start(about)}). They are not recorded; check them."}
     body = "\n\n".join(f"## {title}\n\n{words}" if title else words for title, words in text.items())
     return f"---\n{top}---\n\n# {plain(source.rstrip('/').rpartition('/')[2] or source)}\n\n{body}\n"

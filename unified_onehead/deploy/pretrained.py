@@ -30,14 +30,15 @@ from .card import model_card
 # %% ../../nbs/deploy/03_pretrained.ipynb #a98f5af8
 FORMAT_VERSION = 1  # of the folder; the network's own version stands in FORMAT
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
-RESULTS = ("matrix", "single_task", "baseline", "final", "drop_relative", "forgetting", "floors", "stages", "train_seconds", "scores",
-           "latency_ms", "device", "strategy", "seed", "reproduced", "parameters")  # of results.json; rules and paths stay at home
+RESULTS = (  # of results.json; what names places of a machine stays at home
+    "matrix", "single_task", "baseline", "final", "drop_relative", "forgetting", "floors", "stages", "train_seconds", "scores",
+    "latency_ms", "device", "strategy", "seed", "reproduced", "parameters")
 
 
 def described(net: OneHead, cfg: Config, classes: dict) -> dict:  # plain types
     "What config.json repeats of the network, for readers without this package."
-    return {"backbone": backbone_name(net), "frozen": net.backbone.frozen, "counts": class_counts(classes), "width": cfg.net.width,
-            "stride": net.stride, "size": cfg.data.size, "mean": list(MEAN), "std": list(STD),
+    return {"backbone": backbone_name(net), "frozen": net.backbone.frozen, "counts": class_counts(classes),
+            "width": cfg.net.width, "stride": net.stride, "size": cfg.data.size, "mean": list(MEAN), "std": list(STD),
             "masks": {key: getattr(cfg.run, key) for key in BOXES_ALONE}}
 
 
@@ -49,17 +50,16 @@ def results_beside(
     file = path.with_name("results.json")
     if "state" in facts or "start" in facts:  # a stage's checkpoint, or a single task's
         return None, ""
-    if not file_there(file):
-        return None, "there is no results.json beside the model"
     try:
+        if not file_there(file):
+            return None, "there is no results.json beside the model"
         results = json.loads(file.read_text(encoding="utf-8"))
         theirs, own = (from_dict(current_names(config)) for config in (results["config"], facts["config"]))
         same = all(facts.get(key) in (None, value) for key, value in (
             ("weights", results.get("weights")), ("data", (results.get("data") or {}).get("digest"))))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:  # a model can be used without its scores
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:  # the model itself is whole
         return None, f"results.json beside the model cannot be read ({type(error).__name__})"
-    apart = dict.fromkeys(MACHINE)
-    plain = [{key: v for part in to_dict(one).values() for key, v in part.items() if key not in apart} for one in (theirs, own)]
+    plain = [{key: v for part in to_dict(one).values() for key, v in part.items() if key not in MACHINE} for one in (theirs, own)]
     return (results, "") if same and plain[0] == plain[1] else (None, "results.json beside the model is of another run")
 
 
@@ -114,7 +114,8 @@ def check_about(about: dict, path: "str | Path") -> None:
     wrong = [key for key, kind in NEEDED.items() if not fits_kind(about[key], kind)]
     wrong += [key for key, kind in OPTIONAL.items() if about.get(key) is not None and not isinstance(about[key], kind)]
     for key in wrong:
-        raise InputError(f"{path}: its entry {key} is {json.dumps(about[key])[:60]}, not of type {({**NEEDED, **OPTIONAL})[key].__name__}.")
+        kind = {**NEEDED, **OPTIONAL}[key].__name__
+        raise InputError(f"{path}: its entry {key} is {json.dumps(about[key])[:60]}, not of type {kind}.")
     if set(about["classes"]) != set(TASKS):
         raise InputError(f"{path}: classes holds {', '.join(about['classes'])}; it must hold {', '.join(TASKS)}.")
     for task, names in about["classes"].items():
@@ -133,11 +134,12 @@ def check_about(about: dict, path: "str | Path") -> None:
 def contents(net: nn.Module, cfg: Config, classes: dict, facts: dict, source: str) -> dict:  # file name -> bytes
     "The three files. Raises InputError for a network that could not be read again."
     if not isinstance(net, OneHead):
-        raise InputError(f"the network is a {type(net).__name__}, and only a OneHead can be saved. An exported file cannot be turned "
-                         "back, and a wrapper (DataParallel, torch.compile) holds the network inside: give that, or load model.pt.")
+        raise InputError(f"the network is a {type(net).__name__}, and only a OneHead can be saved. An exported file cannot be "
+                         "turned back, and a wrapper (DataParallel, torch.compile) holds the network inside: give that, or load "
+                         "model.pt.")
     if class_counts(classes) != net.counts:
-        raise InputError(f"classes: {class_counts(classes)} names, but the network has {net.counts} outputs. Give the names that it "
-                         "was trained with.")
+        raise InputError(f"classes: {class_counts(classes)} names, but the network has {net.counts} outputs. Give the names that "
+                         "it was trained with.")
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in net.state_dict().items()}
     about = json.loads(json.dumps(record(net, cfg, classes, facts), allow_nan=False))
     check_about(about, CONFIG)
@@ -244,11 +246,12 @@ def read_about(path: Path) -> dict:
         raise InputError(f"{path}: is no JSON that can be read ({str(error)[:120]}). Take another copy.") from error
     kind = about.get("format") if isinstance(about, dict) else None
     if not isinstance(kind, str) or not kind.startswith(FORMAT.split()[0]):
-        raise InputError(f"{path}: was not written by save_pretrained of this package: its entry format is {json.dumps(kind)[:60]}. "
-                         "Models of other libraries cannot be loaded.")
+        raise InputError(f"{path}: was not written by save_pretrained of this package: its entry format is "
+                         f"{json.dumps(kind)[:60]}. Models of other libraries cannot be loaded.")
     if (kind, about.get("format_version")) != (FORMAT, FORMAT_VERSION) or isinstance(about["format_version"], bool):
-        raise InputError(f"{path}: its format is {kind!r}, format_version {json.dumps(about.get('format_version'))[:60]}; this package "
-                         f"reads {FORMAT!r}, {FORMAT_VERSION}. If a newer version wrote it, update: pip install -U unified-onehead.")
+        version = json.dumps(about.get("format_version"))[:60]
+        raise InputError(f"{path}: its format is {kind!r}, format_version {version}, and this package reads {FORMAT!r}, "
+                         f"format_version {FORMAT_VERSION}. If a newer version wrote it, update: pip install -U unified-onehead.")
     check_about(about, path)
     return about
 
@@ -265,9 +268,9 @@ def read_folder(folder: Path, device) -> tuple:  # network, configuration, class
     net, cfg = network_of({**about, "state_dict": tensors}, str(folder / CONFIG), f"Take {CONFIG} and {TENSORS} of one model.")
     for key, value in described(net, cfg, about["classes"]).items():
         if about[key] != value:
-            raise InputError(f"{folder / CONFIG}: its entry {key} is {json.dumps(about[key])[:80]}, but settings, classes and tensors "
-                             f"say {json.dumps(value)[:80]}. Take the file that save_pretrained has written.")
+            raise InputError(f"{folder / CONFIG}: its entry {key} is {json.dumps(about[key])[:80]}, but settings, classes and "
+                             f"tensors say {json.dumps(value)[:80]}. Take the file that save_pretrained has written.")
     if about.get("sha256") and about["sha256"] != hashlib.sha256(content).hexdigest():
-        raise InputError(f"{file}: its sha256 is not the one in {CONFIG}: it is damaged, or of another model. Take another copy; if "
-                         f"you changed the tensors yourself, delete the entry sha256 of {CONFIG}.")
+        raise InputError(f"{file}: its sha256 is not the one in {CONFIG}: it is damaged, or of another model. Take another copy; "
+                         f"if you changed the tensors yourself, delete the entry sha256 of {CONFIG}.")
     return net.to(device), cfg, about["classes"], {**about, "state_dict": tensors}

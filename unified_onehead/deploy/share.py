@@ -21,15 +21,15 @@ from ..core.weights import is_safetensors, what_it_is
 from ..model.net import OneHead
 from ..learn.checkpoint import NotReadableNow, load_model
 from .runners import load_onnx
-from .pretrained import (CONFIG, TENSORS, contents, read_about, read_folder, results_beside, save_pretrained,
-                                               write_folder)
+from .pretrained import CONFIG, TENSORS, contents, read_about, read_folder, results_beside, write_folder
 
 # %% ../../nbs/deploy/04_share.ipynb #a39a30c9
 def in_folder(folder: Path) -> Path:  # model.pt, model.safetensors, stage3.pt or an ONNX file
     "The file that a folder is meant for. Raises InputError where that is not obvious."
     kinds = {name: folder / name for name in ("model.pt", TENSORS) if (folder / name).exists()}
     if len(kinds) > 1:
-        raise InputError(f"{folder}: holds {' and '.join(kinds)}. Say which one is meant: {' or '.join(map(str, kinds.values()))}.")
+        raise InputError(f"{folder}: holds {' and '.join(kinds)}. Say which one is meant: "
+                         f"{' or '.join(map(str, kinds.values()))}.")
     if not kinds and (folder / CONFIG).exists():
         return folder / CONFIG
     stages, onnx = sorted(folder.glob("stage*.pt")), sorted(folder.glob("*.onnx"))
@@ -55,8 +55,8 @@ def load_file(path: Path, device) -> tuple:  # network, configuration, class nam
         with open(path, "rb") as file:
             onnx, tensors = what_it_is(file).startswith("an ONNX file"), is_safetensors(file)
         if tensors and path.name != TENSORS:
-            raise InputError(f"{path}: is a safetensors file, tensors without the settings that belong to them. A saved network is a "
-                             f"folder with {TENSORS} and {CONFIG}; backbone weights alone are for --weights of a new run.")
+            raise InputError(f"{path}: is a safetensors file, tensors without the settings that belong to them. A saved network "
+                             f"is a folder with {TENSORS} and {CONFIG}; backbone weights alone are for --weights of a new run.")
     if onnx:
         return load_onnx(path, device)
     if path.name in (CONFIG, TENSORS):
@@ -67,7 +67,7 @@ def load_file(path: Path, device) -> tuple:  # network, configuration, class nam
 
 
 def is_there(path: Path) -> bool:
-    "Whether anything has this path, be it a link that leads nowhere. Raises NotReadableNow where the disk does not say."
+    "Whether anything has this path, be it a link that leads nowhere. Raises OSError where the disk does not say."
     try:
         os.lstat(path)
     except ValueError:
@@ -75,7 +75,7 @@ def is_there(path: Path) -> bool:
     except OSError as error:
         if error.errno in ABSENT:
             return False
-        raise NotReadableNow(f"{path}: cannot be read now ({error.strerror or error}). {TRY_AGAIN}") from error
+        raise
     return True
 
 # %% ../../nbs/deploy/04_share.ipynb #e1aef9fc
@@ -102,11 +102,15 @@ def load_any(
         raise InputError(f"{source!r}: give the path of a model or a run's folder, or a name on the Hub, user/name.")
     path = Path(source)
     path = path.expanduser() if path.parts[:1] == ("~",) else path
-    if is_there(path):
-        return load_file(in_folder(path) if path.is_dir() else path, device)
+    try:
+        if is_there(path):
+            return load_file(in_folder(path) if path.is_dir() else path, device)
+    except OSError as error:
+        raise NotReadableNow(f"{source}: cannot be read now ({error.strerror or error}). {TRY_AGAIN}") from error
     name, revision = hub_name(source) if isinstance(source, str) else ("", None)
     if not name:
-        raise InputError(f"{source}: no such file or folder, and no name on the Hub (user/name). A run writes runs/<name>/model.pt.")
+        raise InputError(f"{source}: no such file or folder, and no name on the Hub (user/name). A run writes "
+                         "runs/<name>/model.pt.")
     return load_from_hub(source, name, revision, device)
 
 # %% ../../nbs/deploy/04_share.ipynb #a20680c0
@@ -151,7 +155,8 @@ def hub_words(error: Exception) -> str:  # empty: not a matter of the Hub
         return f"the Hub refuses it ({code}): run `hf auth login` with a token that may do this"
     if "HfHubHTTPError" in kinds:
         return f"the Hub answered {code or reason}: try again later"
-    network = type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "requests", "urllib3") or isinstance(error, ConnectionError)
+    library = type(error).__module__.partition(".")[0]
+    network = isinstance(error, ConnectionError) or library in ("httpx", "httpcore", "requests", "urllib3")
     return f"the Hub cannot be reached ({reason}): is there a network?" if network else ""
 
 
@@ -181,7 +186,8 @@ def portable(cfg: Config) -> Config:
         return (PureWindowsPath(value).name if "\\" in value else Path(value).name) if away else value
 
     data, net = cfg.data, cfg.net
-    return dataclasses.replace(cfg, data=dataclasses.replace(data, root=shortened(data.root), synthetic_dir=shortened(data.synthetic_dir)),
+    places = {"root": shortened(data.root), "synthetic_dir": shortened(data.synthetic_dir)}
+    return dataclasses.replace(cfg, data=dataclasses.replace(data, **places),
                                net=dataclasses.replace(net, weights=shortened(net.weights)))
 
 # %% ../../nbs/deploy/04_share.ipynb #655aa6ee

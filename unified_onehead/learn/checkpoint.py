@@ -131,7 +131,8 @@ def rebuilt(saved: dict, path: str) -> tuple:  # network, configuration
         if saved["frozen"]:
             freeze(backbone, -1 if saved["frozen"] == backbone.steps else saved["frozen"] - 1)
     except InputError as error:  # a setting of another version, or a value that somebody's hand wrote
-        raise InputError(f"{path}: its settings cannot be used ({error}). Update the package if a newer version wrote it.") from error
+        raise InputError(f"{path}: its settings cannot be used ({error}). Update the package if a newer version wrote "
+                         "it.") from error
     net = OneHead(backbone, class_counts(saved["classes"]), cfg.net.width, cfg.net.fused_stride)
     if wrong := misfit(net.state_dict(), saved["state_dict"]):
         raise ValueError(wrong)
@@ -144,7 +145,7 @@ def network_of(
     path: str,  # of the file, for messages
     remedy: str = "Take the file that the run has written.",
 ) -> tuple:  # network in eval, configuration
-    "The network of a file that is in our format. Raises InputError where its parts do not fit each other, or its numbers are broken."
+    "The network of a file in our format. Raises InputError where its parts do not fit each other, or its numbers are broken."
     try:
         net, cfg = rebuilt(saved, path)
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:  # somebody's hand, or another version's file

@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..core.files import TRY_AGAIN, InputError, absent, disk_refuses, file_sha256, file_there, naming
-from ..core.weights import (broken_values, in_words, read_weights, tensor_dicts, the_one, usual_prefix, whole_numbers,
-                                          wrapped)
+from ..core.weights import (broken_values, in_words, read_weights, tensor_dicts, the_one, usual_prefix,
+                                          whole_numbers, wrapped)
 
 # %% ../../nbs/model/00_backbone.ipynb #fb22a45a
 NORMS = (nn.BatchNorm2d,)
