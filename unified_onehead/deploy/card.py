@@ -16,7 +16,6 @@ import yaml
 from ..core.config import METRICS, TASK_TITLES, TASKS
 from ..core.files import one_line
 from ..core.tables import duration, markdown_table, number
-from ..learn.forgetting import FLOOR_REASONS
 
 # %% ../../nbs/deploy/02_card.ipynb #3c940566
 HUB_NAMES = {  # task -> how the Hub calls the task, and its metric
@@ -114,6 +113,7 @@ PEOPLE = {"person", "people", "man", "woman", "child", "boy", "girl", "face", "p
 
 def weak_points(about: dict) -> list:  # sentences
     "What the scores say against the network."
+    from unified_onehead.learn.forgetting import FLOOR_REASONS  # with the metrics' libraries, which loading does without
     results, said = about["results"] or {}, []
     for task, value in final_scores(about).items():
         metric, floor = METRICS[task], (results.get("floors") or {}).get(METRICS[task])
@@ -212,7 +212,7 @@ def model_card(
         markdown with the Hub's front matter
     """
     top = yaml.safe_dump(front_matter(about, source), sort_keys=False, allow_unicode=True)
-    frozen = f"; {about['frozen']} steps of the backbone were frozen" if about["frozen"] else ""
+    frozen = f", whose first {about['frozen']} steps did not train" if about["frozen"] else ""
     text = {
         "": f"One small network with one head. One forward pass gives the boxes, the mask and the class of a photograph. Its "
             f"backbone is {about['backbone']}{frozen}; the three tasks were learned one after the other with "

@@ -23,8 +23,6 @@ from ..core.weights import broken_values, is_safetensors, read_safetensors, what
 from ..data.records import MEAN, STD
 from ..model.net import OneHead
 from ..learn.checkpoint import FORMAT, NotReadableNow, backbone_name, network_of
-from ..learn.forgetting import ScoreMatrix
-from ..learn.task import class_counts
 from .card import model_card
 
 # %% ../../nbs/deploy/03_pretrained.ipynb #a98f5af8
@@ -33,6 +31,11 @@ CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 RESULTS = (  # of results.json; what names places of a machine stays at home
     "matrix", "single_task", "baseline", "final", "drop_relative", "forgetting", "floors", "stages", "train_seconds", "scores",
     "latency_ms", "device", "strategy", "seed", "reproduced", "parameters")
+
+
+def class_counts(classes: dict) -> dict:  # task -> number of classes
+    "What the network needs to know of the names. (That of `learn.task` comes with the metrics' libraries.)"
+    return {task: len(names) for task, names in classes.items()}
 
 
 def described(net: OneHead, cfg: Config, classes: dict) -> dict:  # plain types
@@ -67,7 +70,10 @@ def kept_results(facts: dict) -> "dict | None":
     "The scores that go into config.json: of results.json, of a folder that was saved before, or of a stage's checkpoint."
     found, state = facts.get("results"), facts.get("state")
     if not found and state and state.get("matrix"):
-        found = {"matrix": state["matrix"], "stages": state.get("stages"), "scores": state.get("details"),
+        from unified_onehead.learn.forgetting import ScoreMatrix  # with the metrics' libraries, which loading does without
+        images = {stage["name"]: {"train": stage["images"][stage["name"]]} for stage in state.get("stages") or []}
+        found = {"data": {"root": facts["config"]["data"]["root"], "counts": images},
+                 "matrix": state["matrix"], "stages": state.get("stages"), "scores": state.get("details"),
                  "train_seconds": {**state.get("seconds", {}), "total": sum(state.get("seconds", {}).values())},
                  "device": next((stage.get("device") for stage in reversed(state.get("stages") or [])), None),
                  **ScoreMatrix(state["matrix"]).summary()}
@@ -80,10 +86,10 @@ def kept_results(facts: dict) -> "dict | None":
 
 
 def start_weights(cfg: Config, facts: dict) -> "dict | None":
-    "Name and sha256 of the start weights; a stage's checkpoint knows the hash alone."
-    if facts.get("weights") or facts.get("start") is None:
+    "Name and sha256 of the start weights; a stage's checkpoint knows the hash alone, and an older one nothing but the settings."
+    if facts.get("weights") or (facts.get("start") is None and cfg.net.weights == "none"):
         return facts.get("weights")
-    return {"name": Path(cfg.net.weights).name, "sha256": facts["start"]}
+    return {"name": Path(cfg.net.weights).name, "sha256": facts.get("start") or ""}
 
 
 def record(net: OneHead, cfg: Config, classes: dict, facts: dict) -> dict:  # plain types

@@ -155,8 +155,7 @@ def hub_words(error: Exception) -> str:  # empty: not a matter of the Hub
         return f"the Hub refuses it ({code}): run `hf auth login` with a token that may do this"
     if "HfHubHTTPError" in kinds:
         return f"the Hub answered {code or reason}: try again later"
-    library = type(error).__module__.partition(".")[0]
-    network = isinstance(error, ConnectionError) or library in ("httpx", "httpcore", "requests", "urllib3")
+    network = isinstance(error, ConnectionError) or re.match("httpx|httpcore|requests|urllib3", type(error).__module__)
     return f"the Hub cannot be reached ({reason}): is there a network?" if network else ""
 
 

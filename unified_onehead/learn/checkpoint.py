@@ -16,7 +16,6 @@ from ..core.weights import broken_values, in_words, read_saved, whole_numbers
 from ..core.config import BOXES_ALONE, Config, current_names, from_dict, to_dict
 from ..model.backbone import BACKBONES, freeze
 from ..model.net import OneHead
-from .task import class_counts
 
 # %% ../../nbs/learn/06_checkpoint.ipynb #3b01fbe2
 def pick_device(
@@ -131,9 +130,10 @@ def rebuilt(saved: dict, path: str) -> tuple:  # network, configuration
         if saved["frozen"]:
             freeze(backbone, -1 if saved["frozen"] == backbone.steps else saved["frozen"] - 1)
     except InputError as error:  # a setting of another version, or a value that somebody's hand wrote
-        raise InputError(f"{path}: its settings cannot be used ({error}). Update the package if a newer version wrote "
-                         "it.") from error
-    net = OneHead(backbone, class_counts(saved["classes"]), cfg.net.width, cfg.net.fused_stride)
+        raise InputError(f"{path}: its settings cannot be used ({str(error).rstrip('.')}). Update the package if a newer version "
+                         "wrote it.") from error
+    counts = {task: len(names) for task, names in saved["classes"].items()}
+    net = OneHead(backbone, counts, cfg.net.width, cfg.net.fused_stride)
     if wrong := misfit(net.state_dict(), saved["state_dict"]):
         raise ValueError(wrong)
     net.load_state_dict(saved["state_dict"])
