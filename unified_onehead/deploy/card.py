@@ -80,12 +80,12 @@ def measured(about: dict) -> str:
     rows = [[metric, number(shown[metric]), words] for metric, words in MEANING.items() if shown[metric] is not None]
     count = image_counts(about, "val")
     parts = [f"Measured on the validation images of {plain(data_name(about))}" + (f" ({count})" if count else ""),
-             f"digest of the data {about['data']}" if about["data"] else "", f"start weights: {start(about)}",
+             f"digest of the data {about['data']}" if about["data"] else "", f"start weights: {start_words(about)}",
              f"device: {plain(results['device'])}" if results.get("device") else ""]
     return markdown_table([["metric", "value", "what it is"], *rows]) + "\n\n" + "; ".join(filter(None, parts)) + "."
 
 
-def start(about: dict) -> str:
+def start_words(about: dict) -> str:
     "The start weights in words, with their hash."
     weights = about["weights"]
     if not weights or not weights.get("name"):
@@ -173,14 +173,14 @@ result.save("out/")
 ```"""
 
 
-def training(about: dict) -> str:
+def training_table(about: dict) -> str:
     "What it was trained with, as a table."
     settings, results = about["config"], about["results"] or {}
     train, seconds = settings["train"], (results.get("train_seconds") or {}).get("total")
     epochs = ", ".join(f"{train[f'epochs_{task}']} on {TASK_TITLES[task]}" for task in TASKS)
     rows = [["epochs", epochs], ["strategy", settings["distill"]["strategy"]], ["preset", settings["run"]["preset"]],
             ["input", f"{about['size']} x {about['size']} pixels"], ["images in a step", train["batch_size"]],
-            ["learning rate", train["lr"]], ["seed", settings["run"]["seed"]], ["start weights", start(about)],
+            ["learning rate", train["lr"]], ["seed", settings["run"]["seed"]], ["start weights", start_words(about)],
             ["data", plain(data_name(about)) + (f", digest {about['data']}" if about["data"] else "")],
             ["time", duration(seconds) if seconds is not None else "not recorded"],
             ["written with", ", ".join(f"{plain(name)} {plain(version)}" for name, version in about["versions"].items())]]
@@ -221,9 +221,9 @@ def model_card(
         "Classes": class_table(about), "How good it is": measured(about),
         "What it forgot": "The tasks were learned in the order segmentation, detection, classification.\n\n" + forgotten(about),
         "Limits": "\n".join(f"* {sentence}" for sentence in limits(about)),
-        "How it was trained": training(about),
+        "How it was trained": training_table(about),
         "Licence": "The package and this card are under Apache-2.0. Whether the weights may be used as you want also depends on "
                    f"the licences of the images they learned from ({plain(data_name(about))}) and of the start weights "
-                   f"({start(about)}). They are not recorded; check them."}
+                   f"({start_words(about)}). They are not recorded; check them."}
     body = "\n\n".join(f"## {title}\n\n{words}" if title else words for title, words in text.items())
     return f"---\n{top}---\n\n# {plain(source.rstrip('/').rpartition('/')[2] or source)}\n\n{body}\n"
