@@ -21,7 +21,7 @@ from ..core.config import BOXES_ALONE, MACHINE, TASKS, Config, current_names, fi
 from ..core.files import TRY_AGAIN, InputError, absent, disk_refuses, file_there
 from ..core.weights import broken_values, is_safetensors, read_safetensors, what_it_is
 from ..data.records import MEAN, STD
-from ..model.net import OneHead
+from ..model.net import OneHead, class_counts
 from ..learn.checkpoint import FORMAT, NotReadableNow, backbone_name, network_of
 from .card import model_card
 
@@ -31,11 +31,6 @@ CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
 RESULTS = (  # of results.json; what names places of a machine stays at home
     "matrix", "single_task", "baseline", "final", "drop_relative", "forgetting", "floors", "stages", "train_seconds", "scores",
     "latency_ms", "device", "strategy", "seed", "reproduced", "parameters")
-
-
-def class_counts(classes: dict) -> dict:  # task -> number of classes
-    "What the network needs to know of the names. (That of `learn.task` comes with the metrics' libraries.)"
-    return {task: len(names) for task, names in classes.items()}
 
 
 def described(net: OneHead, cfg: Config, classes: dict) -> dict:  # plain types
