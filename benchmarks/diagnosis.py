@@ -39,13 +39,13 @@ from unified_onehead.model.grid import assign, grid_points, split_detection
 from unified_onehead.learn.checkpoint import device_name
 from unified_onehead.learn.evaluate import evaluate_seen
 from unified_onehead.learn.learner import Learner
-from unified_onehead.model.net import OneHead, build_network
+from unified_onehead.model.net import OneHead, build_network, class_counts
 from unified_onehead.core.tables import markdown_table
 from unified_onehead.data.sources import get_minis
 from unified_onehead.run.measure import floors, versions
 from unified_onehead.run.stages import check_images
 from unified_onehead.learn.strategies import make_strategy
-from unified_onehead.learn.task import DetectionTask, class_counts, make_tasks
+from unified_onehead.learn.task import DetectionTask, make_tasks
 
 OUT = Path(__file__).resolve().parent / "results" / "diagnosis"
 COMMAND = "python benchmarks/diagnosis.py --data-root DATA --weights WEIGHTS threads=1"

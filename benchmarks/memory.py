@@ -109,8 +109,8 @@ def measure(step: str, root: Path) -> dict:  # seconds, and what the step splits
     from unified_onehead.data.sources import read_minis
     from unified_onehead.learn.learner import Learner
     from unified_onehead.learn.strategies import make_strategy
-    from unified_onehead.learn.task import class_counts, make_tasks
-    from unified_onehead.model.net import build_network
+    from unified_onehead.learn.task import make_tasks
+    from unified_onehead.model.net import build_network, class_counts
     from unified_onehead.run.stages import check_images, run_assignment
     cfg, spent = replace_fields(preset("cpu"), root=str(root), threads=1, synthetic_dir=str(root)), []
 

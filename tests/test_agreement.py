@@ -17,11 +17,11 @@ from unified_onehead.core.config import preset, replace_fields  # noqa: E402
 from unified_onehead.data.cache import MiniDataset  # noqa: E402
 from unified_onehead.data.records import collate, letterbox  # noqa: E402
 from unified_onehead.learn.checkpoint import load_model, save_model  # noqa: E402
-from unified_onehead.model.net import build_network  # noqa: E402
+from unified_onehead.model.net import build_network, class_counts  # noqa: E402
 from unified_onehead.data.sources import read_minis  # noqa: E402
 from unified_onehead.data.sources import data_digest  # noqa: E402
 from unified_onehead.data.synthetic import make_synthetic  # noqa: E402
-from unified_onehead.learn.task import class_counts, make_tasks  # noqa: E402
+from unified_onehead.learn.task import make_tasks  # noqa: E402
 
 
 CELLS = ROOT / "benchmarks" / "results" / "quality"

@@ -18,8 +18,8 @@ from unified_onehead.data.sources import read_minis
 from unified_onehead.data.synthetic import make_synthetic
 from unified_onehead.learn.learner import Learner
 from unified_onehead.learn.strategies import make_strategy
-from unified_onehead.learn.task import class_counts, make_tasks
-from unified_onehead.model.net import build_network
+from unified_onehead.learn.task import make_tasks
+from unified_onehead.model.net import build_network, class_counts
 from unified_onehead.run.folder import changes
 
 ROOT = Path(__file__).resolve().parents[1]

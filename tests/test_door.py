@@ -57,7 +57,7 @@ def test_importing_the_package_is_quick(tmp_path):
 
 def test_help_shows_parameters(tmp_path):
     text = fresh("import unified_onehead as u; help(u.Predictor)", tmp_path)
-    assert "class Predictor" in text and "Parameters" in text and "weights : str | Path" in text
+    assert "class Predictor" in text and "Parameters" in text and "source : str | Path" in text
 
 
 def test_star_import(tmp_path):

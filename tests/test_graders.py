@@ -19,10 +19,9 @@ from unified_onehead.core.config import preset, replace_fields
 from unified_onehead.data.classes import WNIDS
 from unified_onehead.data.pictures import VOC_CLASSES
 from unified_onehead.learn.checkpoint import save_model
-from unified_onehead.learn.task import class_counts
 from unified_onehead.model.backbone import build_backbone
-from unified_onehead.model.net import OneHead
-from unified_onehead.run.predict import Predictor
+from unified_onehead.model.net import OneHead, class_counts
+from unified_onehead.deploy.predictor import Predictor
 
 FLAGS = ["--tasks", "all", "--batch", "8", "--cpu"]  # as the assistants write them
 NAMES = {"seg": list(VOC_CLASSES), "det": ["person", "car", "dog"], "cls": sorted(WNIDS.values())}

@@ -7,10 +7,10 @@ from unified_onehead.core.config import preset, replace_fields, seed_everything
 from unified_onehead.learn.strategies import make_strategy
 from unified_onehead.learn.evaluate import evaluate_seen
 from unified_onehead.learn.learner import Learner
-from unified_onehead.model.net import build_network
+from unified_onehead.model.net import build_network, class_counts
 from unified_onehead.data.sources import read_minis
 from unified_onehead.data.synthetic import make_synthetic
-from unified_onehead.learn.task import class_counts, make_tasks
+from unified_onehead.learn.task import make_tasks
 
 STEPS = {"seg": 150, "det": 200, "cls": 100}
 METRIC = {"seg": "mIoU", "det": "AP50", "cls": "Top1"}

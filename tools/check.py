@@ -35,7 +35,10 @@ MAY_IMPORT = {  # package -> the packages below it; `cli` is a single module
     "deploy": {"core", "data", "model", "learn"},
     "run": {"core", "data", "model", "learn", "deploy"},
     "compare": {"core", "data", "model", "learn", "deploy", "run"},
-    "cli": {"core", "data", "model", "fetch", "learn", "deploy", "run", "compare"},
+    "cli_data": {"core", "data", "fetch"},
+    "cli_deploy": {"core", "deploy"},
+    "cli": {"core", "data", "model", "fetch", "learn", "deploy", "run", "compare", "cli_data", "cli_deploy"},
+    "__main__": {"cli"},
 }
 DOOR = "__init__"  # the module of `import unified_onehead` itself: it imports the package only when a name is asked for
 MAX_FUNCTION_LINES = 40
@@ -48,8 +51,9 @@ HIDDEN = re.compile(r"^#\|\s*((hide|default_exp|export|exporti|exports)\b|includ
 FOLDED = re.compile(r"^#\|\s*code-fold:\s*true", re.MULTILINE)
 PROOF = re.compile(r"assert_\w+|expect_error")  # functions that assert
 MAGIC = re.compile(r"^(\s*)(\w+\s*=\s*)?[%!].*", re.MULTILINE)  # a line of IPython's own, which is no Python
-# Methods that a base class from elsewhere (torch's Module, Dataset, Optimizer) has documented already.
-DOCUMENTED_BY_BASE = {"forward", "train", "eval", "step", "zero_grad", "state_dict", "load_state_dict", "extra_repr"}
+# Methods that a base class from elsewhere (torch's Module, Dataset, Optimizer; our SharedLayer) has documented already.
+DOCUMENTED_BY_BASE = {"forward", "train", "eval", "step", "zero_grad", "state_dict", "load_state_dict", "extra_repr",
+                      "owned"}
 
 
 class Report(NamedTuple):

@@ -7,7 +7,7 @@ __version__ = "0.2.0"
 # %% auto #0
 __all__ = ['InputError', 'Config', 'preset', 'replace_fields', 'make_synthetic', 'read_minis', 'check_minis', 'get_data',
            'Backbone', 'BACKBONES', 'OneHead', 'UnifiedOutput', 'build_network', 'Strategy', 'STRATEGIES', 'load_model',
-           'run_assignment', 'Predictor', 'evaluate', 'run_comparison', '__version__']
+           'Predictor', 'Result', 'run_assignment', 'evaluate', 'run_comparison', '__version__']
 
 # %% ../nbs/door.ipynb #01d4cd67
 import difflib
@@ -21,14 +21,15 @@ HOME = {  # name -> the module that holds it
     "Backbone": "model.backbone", "BACKBONES": "model.backbone",
     "OneHead": "model.net", "UnifiedOutput": "model.net", "build_network": "model.net",
     "Strategy": "learn.strategies", "STRATEGIES": "learn.strategies", "load_model": "learn.checkpoint",
-    "run_assignment": "run.stages", "Predictor": "run.predict", "evaluate": "run.predict",
+    "Predictor": "deploy.predictor", "Result": "deploy.result",
+    "run_assignment": "run.stages", "evaluate": "run.predict",
     "run_comparison": "compare.campaign",
 }
 
 # %% ../nbs/door.ipynb #f23cf30e
 _all_ = ["InputError", "Config", "preset", "replace_fields", "make_synthetic", "read_minis", "check_minis", "get_data",
          "Backbone", "BACKBONES", "OneHead", "UnifiedOutput", "build_network", "Strategy", "STRATEGIES", "load_model",
-         "run_assignment", "Predictor", "evaluate", "run_comparison", "__version__"]
+         "Predictor", "Result", "run_assignment", "evaluate", "run_comparison", "__version__"]
 
 # %% ../nbs/door.ipynb #e6dd3347
 def __getattr__(

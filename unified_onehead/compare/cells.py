@@ -32,10 +32,10 @@ from ..core.config import METRICS, TASKS, Config, replace_fields, seed_everythin
 from ..core.tables import duration
 from ..data.records import Minis
 from ..data.sources import data_digest, get_minis
-from ..model.net import build_network
+from ..model.net import build_network, class_counts
 from ..model.rules import macs_by_part
 from ..learn.strategies import STRATEGIES, make_strategy
-from ..learn.task import class_counts, make_tasks
+from ..learn.task import make_tasks
 from ..learn.checkpoint import device_name, save_model
 from ..learn.evaluate import BorrowedMasks
 from ..learn.learner import Learner

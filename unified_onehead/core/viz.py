@@ -6,12 +6,8 @@
 __all__ = ['show_image', 'draw_boxes', 'voc_palette', 'draw_mask', 'show_batch', 'plot_curves', 'plot_matrix', 'show_predictions']
 
 # %% ../../nbs/core/04_viz.ipynb #9c6fb4d9
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from .config import IGNORE, METRICS, TASK_TITLES
@@ -37,18 +33,18 @@ def to_uint8(
 # %% ../../nbs/core/04_viz.ipynb #bc1cb9a9
 def show_image(
     image: Tensor,  # [3, H, W]
-    ax: "Axes | None" = None,  # where to draw; None: a new figure
+    ax=None,  # matplotlib axes to draw in; None: a new figure
     title: str = "",  # above the image
     side: float = 3,  # longer side of a new figure, inches
-) -> Axes:  # pixel coordinates, x to the right, y downwards
+) -> object:  # matplotlib axes in pixel coordinates, x to the right, y downwards
     """Show one image without ticks.
 
     Parameters
     ----------
     image : Tensor
         [3, H, W]
-    ax : Axes | None, default None
-        where to draw; None: a new figure
+    ax : default None
+        matplotlib axes to draw in; None: a new figure
     title : str, default ""
         above the image
     side : float, default 3
@@ -56,9 +52,11 @@ def show_image(
 
     Returns
     -------
-    Axes
-        pixel coordinates, x to the right, y downwards
+    object
+        matplotlib axes in pixel coordinates, x to the right, y downwards
     """
+    import matplotlib.pyplot as plt
+
     pixels = to_uint8(image)
     if ax is None:
         scale = side / max(pixels.shape[:2])
@@ -73,24 +71,26 @@ def class_color(
     label: int,  # 0-based class
 ) -> tuple:  # red, green, blue in 0..1
     "One colour for a class, the same in every figure; it repeats after ten."
+    import matplotlib.pyplot as plt
+
     return plt.get_cmap("tab10")(int(label) % 10)[:3]
 
 # %% ../../nbs/core/04_viz.ipynb #23b27b78
 def draw_boxes(
-    ax: Axes,  # where the image is shown
+    ax,  # matplotlib axes where the image is shown
     boxes: Tensor,  # [N, 4] left, top, right, bottom in pixels of the image
     labels: "Tensor | None" = None,  # [N] 0-based classes
     scores: "Tensor | None" = None,  # [N] in 0..1
     names: "list | None" = None,  # class names; without them the number is written
     dashed: "Tensor | None" = None,  # [N] bool, which outlines are dashed
-) -> Axes:  # `ax`
+) -> object:  # `ax`
     """Outline boxes and write class and score in their upper left corner. Raises ValueError for boxes that are no xyxy and for
     labels, scores or flags of another number.
 
     Parameters
     ----------
-    ax : Axes
-        where the image is shown
+    ax
+        matplotlib axes where the image is shown
     boxes : Tensor
         [N, 4] left, top, right, bottom in pixels of the image
     labels : Tensor | None, default None
@@ -104,9 +104,11 @@ def draw_boxes(
 
     Returns
     -------
-    Axes
+    object
         `ax`
     """
+    from matplotlib.patches import Rectangle
+
     check_xyxy(boxes)
     for what, t in dict(labels=labels, scores=scores, dashed=dashed).items():
         if t is not None and len(t) != len(boxes):
@@ -141,18 +143,18 @@ def voc_palette() -> np.ndarray:  # uint8 [256, 3]
 
 
 def draw_mask(
-    ax: Axes,  # where the image is shown
+    ax,  # matplotlib axes where the image is shown
     mask: Tensor,  # [H, W] integer class ids, 255 = ignore
     names: "list | None" = None,  # class names; when given, a legend lists the classes that occur
     alpha: float = 0.6,  # opacity of the colours
-) -> Axes:  # `ax`
+) -> object:  # `ax`
     """Lay a mask over an image in VOC's colours; background (0) is transparent, ignored pixels are white. Raises ValueError for
     what is no [H, W] of integers.
 
     Parameters
     ----------
-    ax : Axes
-        where the image is shown
+    ax
+        matplotlib axes where the image is shown
     mask : Tensor
         [H, W] integer class ids, 255 = ignore
     names : list | None, default None
@@ -162,9 +164,11 @@ def draw_mask(
 
     Returns
     -------
-    Axes
+    object
         `ax`
     """
+    from matplotlib.patches import Patch
+
     if mask.ndim != 2 or mask.is_floating_point():
         raise ValueError(f"mask: expected integer class ids [H, W], got {mask.dtype} {list(mask.shape)}")
     ids = mask.detach().cpu().numpy().astype(np.uint8)
@@ -185,7 +189,7 @@ def show_batch(
     classes: dict,  # task -> class names
     n: int = 8,  # at most so many samples
     columns: int = 4,  # images per row
-) -> Figure:  # one panel per sample
+) -> object:  # matplotlib figure, one panel per sample
     """Draw samples with their labels: boxes for detection, mask for segmentation, class name for classification. Raises
     ValueError for an empty batch.
 
@@ -202,9 +206,11 @@ def show_batch(
 
     Returns
     -------
-    Figure
-        one panel per sample
+    object
+        matplotlib figure, one panel per sample
     """
+    import matplotlib.pyplot as plt
+
     n = min(n, len(batch.images))
     if n < 1:
         raise ValueError("the batch is empty: nothing to show")
@@ -227,7 +233,7 @@ def show_batch(
 # %% ../../nbs/core/04_viz.ipynb #cc894648
 def plot_curves(
     records: list,  # the log: dicts with "task", "epoch", "loss" and "parts" (term of the loss -> value), one per epoch
-) -> Figure:  # one panel per stage, in the order in which they first appear
+) -> object:  # matplotlib figure, one panel per stage, in the order in which they first appear
     """Loss and its named terms over the epochs of each stage; rows without a loss are skipped. Raises ValueError for an empty log.
 
     Parameters
@@ -237,9 +243,11 @@ def plot_curves(
 
     Returns
     -------
-    Figure
-        one panel per stage, in the order in which they first appear
+    object
+        matplotlib figure, one panel per stage, in the order in which they first appear
     """
+    import matplotlib.pyplot as plt
+
     records = [r for r in records if "loss" in r]
     if not records:
         raise ValueError("no log records with a loss: nothing to plot")
@@ -262,8 +270,8 @@ def plot_curves(
 def plot_matrix(
     matrix: dict,  # stage -> metric -> value in 0..1, or None where it was not measured
     metrics: tuple = tuple(METRICS.values()),  # the columns
-    ax: "Axes | None" = None,  # where to draw; None: a new figure
-) -> Axes:  # one row per stage, one column per metric
+    ax=None,  # matplotlib axes to draw in; None: a new figure
+) -> object:  # matplotlib axes, one row per stage, one column per metric
     """The scores of all tasks after every stage as a table with numbers. Raises ValueError for an empty matrix.
 
     Parameters
@@ -272,14 +280,17 @@ def plot_matrix(
         stage -> metric -> value in 0..1, or None where it was not measured
     metrics : tuple, default tuple(METRICS.values())
         the columns
-    ax : Axes | None, default None
-        where to draw; None: a new figure
+    ax : default None
+        matplotlib axes to draw in; None: a new figure
 
     Returns
     -------
-    Axes
-        one row per stage, one column per metric
+    object
+        matplotlib axes, one row per stage, one column per metric
     """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
+
     stages = list(matrix)
     if not any(row.get(m) is not None for row in matrix.values() for m in metrics):
         raise ValueError("the score matrix is empty: nothing was evaluated")
@@ -301,11 +312,11 @@ def plot_matrix(
 
 # %% ../../nbs/core/04_viz.ipynb #f9a24df4
 def draw_probs(
-    ax: Axes,  # an empty panel
+    ax,  # matplotlib axes, an empty panel
     probs: Tensor,  # [C] class probabilities
     names: list,  # C class names
     top: int = 3,  # how many classes to show
-) -> Axes:  # `ax`
+) -> object:  # `ax`
     "The most likely classes as horizontal bars, best on top."
     if len(probs) != len(names):
         raise ValueError(f"probs: {len(probs)} values for {len(names)} class names")
@@ -321,7 +332,7 @@ def show_predictions(
     items: list,  # dicts with image, boxes, scores, labels, mask, probs and, if wanted, title; one per image
     classes: dict,  # task -> class names
     threshold: float = 0.3,  # boxes with a lower score are not drawn
-) -> Figure:  # one row per image: detection, segmentation, classification
+) -> object:  # matplotlib figure, one row per image: detection, segmentation, classification
     """What one forward pass says about each image, for all three tasks. Raises ValueError when there is none.
 
     Parameters
@@ -335,9 +346,11 @@ def show_predictions(
 
     Returns
     -------
-    Figure
-        one row per image: detection, segmentation, classification
+    object
+        matplotlib figure, one row per image: detection, segmentation, classification
     """
+    import matplotlib.pyplot as plt
+
     if not items:
         raise ValueError("no predictions: nothing to show")
     fig, axes = plt.subplots(len(items), 3, figsize=(9, 2.7 * len(items)), squeeze=False, layout="constrained")

@@ -214,6 +214,12 @@ def joint_scores(confidence: torch.Tensor, classes: torch.Tensor) -> torch.Tenso
     "Confidence times the root of P(class | object), from logits."
     return confidence.sigmoid()[..., None] * classes.softmax(-1).sqrt()
 
+
+def least_start(conf: float, weight: float) -> float:  # 0..1
+    "A score below this cannot reach `conf` once the mask has its say with this weight, however well they agree."
+    reach = conf ** (1 / (1 - weight)) if weight < 1 else 0.0
+    return 0.999 * min(conf, reach)  # a little less: powers are rounded
+
 # %% ../../nbs/model/04_grid.ipynb #5d81ae0b
 @torch.no_grad()
 def decode_detection(
@@ -227,6 +233,7 @@ def decode_detection(
     same: "list[int]" = (),  # the mask's class for each class of detection or -1, see match_class_names
     mask_score_weight: float = 0.5,  # weight of the soft IoU of box and mask in the score, 0..1
     mask_box_weight: float = 1.0,  # how far boxes move to the mask's outline and part, as a share of soft IoU and overlap
+    conf: float = 0.0,  # lowest final score wanted, 0..1; what cannot reach it is not decoded
 ) -> list:  # B Detections
     """Boxes in input pixels, scores and labels of each image. Raises ValueError when `same` does not name every class.
 
@@ -252,6 +259,8 @@ def decode_detection(
         weight of the soft IoU of box and mask in the score, 0..1
     mask_box_weight : float, default 1.0
         how far boxes move to the mask's outline and part, as a share of soft IoU and overlap
+    conf : float, default 0.0
+        lowest final score wanted, 0..1; what cannot reach it is not decoded
 
     Returns
     -------
@@ -262,6 +271,7 @@ def decode_detection(
         raise ValueError(f"same: {len(same)} entries for {detection.shape[1] - 5} classes of detection")
     _, boxes, confidence, classes = split_detection(detection.float(), stride)
     scores, results, channels = joint_scores(confidence, classes), [], torch.tensor(same, device=detection.device)
+    threshold = max(threshold, least_start(conf, mask_score_weight if masks is not None else 0.0))
     for i, (image_boxes, image_scores) in enumerate(zip(boxes, scores)):
         flat = image_scores.flatten()
         top = flat.topk(min(pre_nms, len(flat))).indices
@@ -272,6 +282,7 @@ def decode_detection(
             found, score = refine_with_masks(found, score, channels[label], masks[i], stride,
                                              mask_score_weight, mask_box_weight)
         kept = batched_nms_xyxy(found, score, label, iou)[:keep]
+        kept = kept[score[kept] >= conf]
         results.append(Detections(found[kept], score[kept], label[kept]))
     return results
 

@@ -108,8 +108,10 @@ def connected_components(
     if not seen.any():
         return probability.new_zeros(0, 4), torch.zeros(0, dtype=torch.int64, device=probability.device)
     label = torch.arange(1.0, height * width + 1, device=probability.device).view(height, width) * seen
+    flat = torch.cat([label.new_zeros(len(label), 1), label.flatten(1)], dim=1)  # number 0 is where nothing is seen
     while not torch.equal(label, spread := F.max_pool2d(label, 3, 1, 1) * seen):
-        label = spread
+        flat[:, 1:] = spread.flatten(1)
+        label = flat.gather(1, spread.flatten(1).long()).view_as(spread)  # the number of the location that has this number
     channel, row, column = torch.where(seen)
     parts, which = (channel * (height * width + 1) + label[seen].long()).unique(return_inverse=True)
     ends, at = torch.stack([column, row], dim=1).float(), which[:, None].expand(-1, 2)  # MPS has no amin of integers

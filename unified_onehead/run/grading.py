@@ -24,7 +24,8 @@ from ..data.records import Minis, Sample
 from ..data.sources import data_digest
 from ..learn.checkpoint import device_name, pick_device
 from .measure import measure_latency
-from .predict import Predictor, check_choice, read_chosen, score_sets
+from ..deploy.predictor import Predictor
+from .predict import check_choice, read_chosen, score_sets
 
 # %% ../../nbs/run/07_grading.ipynb #1dc06b6e
 MODELS, ARCHIVES = (".pt", ".pth"), (".zip", ".rar", ".7z", ".tar", ".gz", ".tgz")
@@ -187,7 +188,7 @@ def grade_one(
         mb = student.path.stat().st_size / 1e6
         if mb > bench.limit_mb:
             raise InputError(f"{student.file}: has {mb:.0f} MB, more than --limit-mb {bench.limit_mb:g}, and was not opened.")
-        predictor = Predictor(student.path, bench.device.type)
+        predictor = Predictor(student.path, bench.device.type, backend="torch")
         scores = score_sets(predictor, bench.sets(predictor.classes, say), bench.protocol, bench.batch, say)
         course = scores.get("course", {})
         return {**{column: scores.get(key) for column, key in SCORES.items()},

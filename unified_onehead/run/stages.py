@@ -21,9 +21,9 @@ from ..core.viz import show_predictions
 from ..data.records import Minis, mask_values
 from ..data.sources import data_digest, get_minis
 from ..data.check import stray_boxes
-from ..model.net import OneHead, build_network
+from ..model.net import OneHead, build_network, class_counts
 from ..learn.strategies import make_strategy
-from ..learn.task import class_counts, make_tasks
+from ..learn.task import make_tasks
 from ..learn.checkpoint import device_name, load_model, save_model
 from ..learn.evaluate import BorrowedMasks, evaluate_seen
 from ..learn.learner import Learner
