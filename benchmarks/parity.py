@@ -152,6 +152,7 @@ def main() -> None:
     packages = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy")
     record = {"weights": Path(args.weights).name, "backbone": type(net.backbone).__name__, "size": cfg.data.size,
               "conf": CONF, "aim": AIM,
+              "largest_difference": "absolute; of values above 1, such as positions in pixels, as a share of the value",
               "photographs": [str(Path(*p.parts[-2:])) for p in paths], "device": device_name(torch.device("cpu")),
               "machine": platform.machine(), "python": platform.python_version(),
               "versions": {name: version(name) for name in packages},

@@ -14,12 +14,9 @@ def hats(at, cells):  # len(at) x cells: the weights that read a row of cells at
     return np.maximum(1 - abs(at[:, None] - np.arange(cells)), 0).astype(np.float32)
 
 
-def stretch(out, cells):  # out x cells: the weights that enlarge a row of cells
-    return hats(np.clip((np.arange(out) + 0.5) * cells / out - 0.5, 0, cells - 1), cells)
-
-
-def full_mask(logits, size, inside, original):  # the map to the input's size, cut to the picture, to the picture's own size
-    rows, columns = (stretch(o, i) @ stretch(size, m)[:i] for o, i, m in zip(original, inside, logits.shape[1:]))
+def full_mask(logits, inside, original, stride):  # class ids of a photograph; `inside`: the input's pixels that show it
+    at = [np.clip((np.arange(n) + 0.5) * (i / n / stride) - 0.5, 0, m - 1) for n, i, m in zip(original, inside, logits.shape[1:])]
+    rows, columns = (hats(places, cells) for places, cells in zip(at, logits.shape[1:]))
     ids, best = np.zeros(original, np.uint8), np.full(original, -np.inf, np.float32)
     for k, one in enumerate(logits):  # a class at a time: all at once take gigabytes for a large photograph
         one = rows @ one @ columns.T
@@ -89,7 +86,7 @@ def answer(model, photo):  # score, box, name of each object; class ids of all p
     rows, masks, probs = (part[0] for part in session.run(["rows", "masks", "probs"], {"images": images}))
     found = decode(rows, masks[:, :-(-h // f["stride"]), :-(-w // f["stride"])], f)
     found = [(s, (box / scale).clip(0, np.tile(image.size, 2)), f["classes"]["det"][k]) for s, box, k in found if s > CONF]
-    names, mask = f["classes"], full_mask(masks, f["size"], (h, w), image.size[::-1])
+    names, mask = f["classes"], full_mask(masks, (h, w), image.size[::-1], f["stride"])
     return found, mask, names["seg"], dict(zip(names["cls"], probs))
 
 

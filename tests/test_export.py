@@ -17,10 +17,11 @@ from unified_onehead.data.records import Record, letterbox, load_sample, normali
 from unified_onehead.data.synthetic import make_synthetic
 from unified_onehead.deploy import export
 from unified_onehead.deploy.export import export_model
+from unified_onehead.deploy.predictor import Predictor
 from unified_onehead.deploy.runners import load_onnx
-from unified_onehead.learn.task import class_counts, make_tasks
+from unified_onehead.learn.task import make_tasks
 from unified_onehead.model.backbone import Backbone
-from unified_onehead.model.net import OneHead
+from unified_onehead.model.net import OneHead, class_counts
 
 pytest.importorskip("onnx"), pytest.importorskip("onnxscript"), pytest.importorskip("onnxruntime")
 
@@ -124,6 +125,22 @@ def test_numpy_script(made, script, pictures, weights):
     assert count > 200 and hits >= 0.99 * count, "all but a box that lies on a threshold"
     classes = set().union(*(np.unique(mask).tolist() for _, mask, *_ in answers))
     assert {"cat", "dog"} <= seen and len(classes) == 3, "boxes with and without a class in common, and every class of the mask"
+
+
+def test_numpy_script_and_predictor(made, script, pictures):
+    "The file in Predictor, the network in torch and the script give the same boxes, mask and class."
+    net, cfg, path = made
+    predictor, count, hits = Predictor(path, "cpu"), 0, 0
+    for picture in pictures:
+        r = predictor(picture, conf=CONF)
+        boxes, scores, labels, mask, probs = ours(net, cfg, picture)
+        found, their_mask, _, theirs = script.answer(str(path), str(picture))
+        assert abs(len(r.boxes) - len(boxes)) <= 1 and np.allclose(r.probs, probs, atol=1e-3) and (r.mask == mask).mean() > 0.999
+        assert r.mask.shape == their_mask.shape and np.argmax(r.probs) == np.argmax(list(theirs.values()))
+        near = np.abs(np.array([box for _, box, _ in found]).reshape(-1, 1, 4) - r.boxes).max(2) < 0.5
+        near &= np.array([label for *_, label in found])[:, None] == np.array([r.names[k] for k in r.labels])
+        count, hits = count + len(found) + len(r.boxes), hits + near.any(0).sum() + near.any(1).sum()
+    assert count > 200 and hits >= 0.99 * count
 
 
 def test_numpy_script_is_short_and_alone(made, script, pictures):

@@ -211,7 +211,7 @@ def to_half(model):  # an onnx.ModelProto; the same, changed in place
 # %% ../../nbs/deploy/03_export.ipynb #7ef6d481
 CALIBRATION = 96  # pictures, evenly from all tasks
 QUANTISED = ("Conv", "Clip", "Add")  # operations that compute with integers
-FIRST = 4  # so many convolutions stay float32, and the last one: the fewest whose answers are near the network's
+FIRST = 4  # so many convolutions stay float32, and the last one: near the pixels 8 bits cost most
 
 
 def calibration_pictures(
