@@ -56,8 +56,8 @@ def fitted(
     return Result(image, result.boxes * factors, result.scores, result.labels, mask, result.probs, result.classes, result.path,
                   result.frame, result.index, result.speed)
 
-# %% ../../nbs/deploy/08_demo.ipynb #cdee8c86
-EXAMPLES = 6  # at most
+# %% ../../nbs/deploy/08_demo.ipynb #5e49d39f
+EXAMPLES = 5  # at most; a row of them
 
 
 def draw_examples(
@@ -65,7 +65,7 @@ def draw_examples(
     side: int = 480,  # longer side, pixels
     seed: int = 7,  # of the drawings
 ) -> "list[str]":  # files
-    "Drawn pictures: two with several objects, two with parts, two with one object."
+    "Drawn pictures, by turns as for boxes, for masks and for classes."
     paths = []
     for number in range(EXAMPLES):
         rng = np.random.default_rng([seed, number])
@@ -172,10 +172,10 @@ class Handlers:
         "A visitor has gone."
         shutil.rmtree(self.folder / session, ignore_errors=True)
 
-# %% ../../nbs/deploy/08_demo.ipynb #f57b0144
+# %% ../../nbs/deploy/08_demo.ipynb #b726489b
 TITLE = "One network, three answers"
 CSS = """
-.gradio-container {max-width: 1240px !important; margin: 0 auto !important}
+.gradio-container {width: 100%; max-width: 1240px !important; margin: 0 auto !important}
 #title h1 {margin: 0 0 .2rem; font-size: 1.7rem}
 #title p {margin: 0; opacity: .8}
 .head h3 {margin: 0; font-size: 1rem}
