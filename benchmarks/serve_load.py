@@ -1,9 +1,9 @@
-"""The server under load: python benchmarks/serve_load.py --weights W --photographs DIR [--requests 1000] [--clients 8] [--name NAME]
+"""The server under load: python benchmarks/serve_load.py --weights W --photographs DIR [--requests 1000] [--clients 8]
 
-Starts `serve` as a process of its own, on a free port, and asks it from as many threads as there are clients, each with a connection
-that it keeps. First one client alone, then all together; after that the same again with every tenth upload a bad one: empty, a
-letter, half a photograph, a wrong field, more megabytes than are taken. Counted as lost is a request without an answer, or with
-another status than was due; and every good answer is compared with what `Predictor` says in this process, its times apart.
+Starts `serve` as a process of its own, on a free port, and asks it from as many threads as there are clients, each with a
+connection that it keeps. First one client alone, then all together; after that the same again with every tenth upload a bad one:
+empty, a letter, half a photograph, a wrong field, more megabytes than are taken. Counted as lost is a request without an answer,
+or with another status than was due; and every good answer is compared with what `Predictor` says in this process, its times apart.
 
 Server and clients share the machine's cores, so the figures are a lower bound of what the server does alone. The record, with
 versions, device and peak memory of the server, is benchmarks/results/serve/NAME.json; --table prints all records.
@@ -27,13 +27,15 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = Path(__file__).resolve().parent / "results" / "serve"
 START = """import sys
 from unified_onehead.deploy.serve import serve
-serve(sys.argv[1], port=0, say=lambda text: print(text, flush=True), queue=int(sys.argv[2]), max_mb=float(sys.argv[3]))"""
+serve(sys.argv[1], port=0, queue=int(sys.argv[2]), max_mb=float(sys.argv[3]), device=sys.argv[4] or None,
+      say=lambda text: print(text, flush=True))"""
 MAX_MB, BOUNDARY = 5, "----onehead"
 
 
 def form(data: bytes, name: str = "photo.jpg", field: str = "file") -> bytes:
     "A form with one file."
-    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\nContent-Type: image/jpeg\r\n\r\n'
+    head = (f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n'
+            "Content-Type: image/jpeg\r\n\r\n")
     return head.encode() + data + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
@@ -82,7 +84,8 @@ def measure(port: int, jobs: list, clients: int, expected: dict) -> dict:
     times = sorted(ms for _, due, status, ms, _ in found if due == status == 200)
     cuts = statistics.quantiles(times, n=100, method="inclusive")
     lost = [(key, due, status) for key, due, status, _, _ in found if due != status]
-    other = [key for key, due, status, _, text in found if due == status == 200 and without_times(json.loads(text)) != expected[key]]
+    other = [key for key, due, status, _, text in found
+             if due == status == 200 and without_times(json.loads(text)) != expected[key]]
     return {"clients": clients, "requests": len(jobs), "answered": len(found), "good": len(times), "lost": len(lost),
             "lost_examples": lost[:5], "differ_from_predictor": len(other), "requests_per_second": round(len(found) / wall, 2),
             "ms": {"p50": round(cuts[49], 1), "p95": round(cuts[94], 1), "p99": round(cuts[98], 1), "max": round(times[-1], 1)},
@@ -114,8 +117,8 @@ def run(args) -> dict:
     bad = [("bad", *pair) for pair in bad_uploads(bodies[photos[0]])]
     jobs = [good[k % len(good)] for k in range(args.requests)]
     mixed = [bad[k // 10 % len(bad)] if k % 10 == 9 else job for k, job in enumerate(jobs)]
-    server = subprocess.Popen([sys.executable, "-c", START, args.weights, str(2 * args.clients), str(MAX_MB)], stdout=subprocess.PIPE,
-                              text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    command = [sys.executable, "-c", START, args.weights, str(2 * args.clients), str(MAX_MB), args.device or ""]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
         port = int(server.stdout.readline().split("http://127.0.0.1:")[1].split()[0])
         measure(port, jobs[:20], 1, expected)  # the first ones warm the machine up
@@ -127,9 +130,9 @@ def run(args) -> dict:
     finally:
         server.terminate()
         server.wait(60)
-    sizes = [len(data) for data in bodies.values()]
-    return {**record, "server_memory_mb": memory, "photographs": {"count": len(photos), "mean_kb": round(sum(sizes) / len(sizes) / 1e3, 1)},
-            "device": device, "cores": os.cpu_count(), "load_before": args.load, "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+    mean = round(statistics.mean(map(len, bodies.values())) / 1e3, 1)
+    return {**record, "server_memory_mb": memory, "photographs": {"count": len(photos), "mean_kb": mean}, "device": device,
+            "cores": os.cpu_count(), "load_before": args.load, "threads": os.environ.get("OMP_NUM_THREADS", "all"),
             "machine": platform.platform(), "python": platform.python_version(), "note": args.note,
             "versions": {name: version(name) for name in ("torch", "fastapi", "starlette", "uvicorn", "pillow")},
             "commit": subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()}
@@ -137,14 +140,15 @@ def run(args) -> dict:
 
 def table() -> str:
     "All records as lines."
-    lines = [f"{'record':<16} {'':<17} clients  requests  lost  differ  per s   p50    p95    p99 ms  peak MB"]
+    lines = [f"{'record':<24} {'':<17} clients  requests  lost  differ  per s   p50    p95    p99 ms  peak MB"]
     for path in sorted(OUT.glob("*.json")):
         record = json.loads(path.read_text())
         for part in ("alone", "together", "with_bad_uploads"):
             r, ms = record[part], record[part]["ms"]
             peak = record["server_memory_mb"]["peak_with_bad_uploads" if part == "with_bad_uploads" else "peak"]
-            lines.append(f"{path.stem:<16} {part:<17} {r['clients']:>7} {r['requests']:>9} {r['lost']:>5} {r['differ_from_predictor']:>7} "
-                         f"{r['requests_per_second']:>6} {ms['p50']:>6} {ms['p95']:>6} {ms['p99']:>6} {peak:>11}")
+            times = " ".join(f"{ms[key]:>6}" for key in ("p50", "p95", "p99"))
+            lines.append(f"{path.stem:<24} {part:<17} {r['clients']:>7} {r['requests']:>9} {r['lost']:>5} "
+                         f"{r['differ_from_predictor']:>7} {r['requests_per_second']:>6} {times} {peak:>11}")
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ from .sources import Picture, pictures
 from .predictor import CONF
 from .uploads import MAX_MB, as_predictor, extra, uploaded
 
-# %% ../../nbs/deploy/08_demo.ipynb #430605c3
+# %% ../../nbs/deploy/08_demo.ipynb #a8da5a16
 LOWEST = 0.05  # score of a box that the network is asked for; the slider begins here
 SHOWN = 1024  # longer side of what the page shows, pixels
 WAITING = "Choose a picture, and its answers stand here."
@@ -35,8 +35,8 @@ def above(
 ) -> Result:
     "The same result with the better boxes alone."
     keep = result.scores >= conf
-    return Result(result.image, result.boxes[keep], result.scores[keep], result.labels[keep], result.mask, result.probs, result.classes,
-                  result.path, result.frame, result.index, result.speed)
+    return Result(result.image, result.boxes[keep], result.scores[keep], result.labels[keep], result.mask, result.probs,
+                  result.classes, result.path, result.frame, result.index, result.speed)
 
 
 def fitted(
@@ -93,14 +93,14 @@ def take_examples(
         raise InputError(f"examples={source}: none of these can be read as a picture. Name a folder with photographs.")
     return paths
 
-# %% ../../nbs/deploy/08_demo.ipynb #f9488de4
+# %% ../../nbs/deploy/08_demo.ipynb #02ba6b17
 def timing(
     speed: dict,  # part of the work -> milliseconds
     device,  # where the network runs
 ) -> str:
     "Where the time went, in one line."
-    parts = [f"{name} {speed[key]:.0f}" for key, name in (("read", "reading"), ("preprocess", "resizing"), ("inference", "network"),
-                                                          ("postprocess", "boxes and mask")) if key in speed]
+    parts = [f"{name} {speed[key]:.0f}" for key, name in (
+        ("read", "reading"), ("preprocess", "resizing"), ("inference", "network"), ("postprocess", "boxes and mask")) if key in speed]
     return f"**{sum(speed.values()):.0f} ms** on {device}: " + " + ".join(parts)
 
 
@@ -219,7 +219,7 @@ def connect(page, gr, handlers: Handlers, photo, conf, panels: list, downloads: 
     conf.release(files, [state, conf], downloads, **quiet)
     page.unload(forget)
 
-# %% ../../nbs/deploy/08_demo.ipynb #f3cd354f
+# %% ../../nbs/deploy/08_demo.ipynb #19b7da3a
 def build_demo(
     source,  # a Predictor, or what it takes: a run's folder, a model.pt, an ONNX file, ..
     device=None,  # cpu, cuda, ..; None: what the machine has
@@ -248,8 +248,8 @@ def build_demo(
         gr.Markdown(f"# {TITLE}\nBoxes, a mask and a class for your picture, all from a single forward pass.", elem_id="title")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                photo = gr.Image(label="Your picture", type="filepath", image_mode=None, sources=["upload", "webcam", "clipboard"],
-                                 height=320, elem_id="photo")
+                photo = gr.Image(label="Your picture", type="filepath", image_mode=None, height=320, elem_id="photo",
+                                 sources=["upload", "webcam", "clipboard"])
                 conf = gr.Slider(LOWEST, 0.95, CONF, step=0.01, label="Lowest score of a box", elem_id="conf", buttons=[])
                 gr.Examples([[path] for path in paths], [photo], label="Or one of these", examples_per_page=EXAMPLES)
             with gr.Column(scale=3, min_width=300, elem_classes="panel"):

@@ -95,7 +95,7 @@ class Desk:
         finally:
             self.sending -= 1
 
-# %% ../../nbs/deploy/09_serve.ipynb #6e0069c9
+# %% ../../nbs/deploy/09_serve.ipynb #40750e19
 def counted(receive, most: int, refusal: Exception):
     "The same stream of messages; raises `refusal` when more than `most` bytes have come."
     total = 0
@@ -120,8 +120,8 @@ async def body_of(
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     form = kind == "multipart/form-data"
     if not form and kind not in ("", "application/octet-stream") and not kind.startswith("image/"):
-        raise Refused(415, f"content type {kind[:60]}: send a form with the field file (curl -F file=@photo.jpg), or the picture itself "
-                      "with its content type (curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg).")
+        raise Refused(415, f"content type {kind[:60]}: send a form with the field file (curl -F file=@photo.jpg), or the picture "
+                      "itself with its content type (curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg).")
     refusal, most = TooLarge(f"upload: more than {max_mb:g} MB. Make it smaller."), int(1e6 * max_mb) + FORM_OVERHEAD * form
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
@@ -214,7 +214,7 @@ def schemas() -> tuple:  # pydantic models: of an answer, of a refusal, of the s
 
     return Answer, Problem, Health
 
-# %% ../../nbs/deploy/09_serve.ipynb #5d10e1e0
+# %% ../../nbs/deploy/09_serve.ipynb #bfaf01cc
 EXAMPLE = {
     "path": "street.jpg", "frame": None, "width": 640, "height": 480,
     "boxes": [{"name": "dog", "class": 16, "confidence": 0.81, "box": {"x1": 32.5, "y1": 60.1, "x2": 251.0, "y2": 401.9}}],
@@ -225,7 +225,8 @@ PICTURE = {"requestBody": {"required": True, "content": {
         "file": {"type": "string", "format": "binary", "description": "a photograph"}}}},
     **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/jpeg", "image/png", "image/webp")}}}}
 REFUSALS = {400: "the upload broke off, or the form is broken", 408: "the upload took too long", 413: "too many bytes or pixels",
-            415: "neither a form nor a picture", 422: "no picture, or a wrong value", 503: "the line is full", 504: "no answer in time"}
+            415: "neither a form nor a picture", 422: "no picture, or a wrong value", 503: "the line is full",
+            504: "no answer in time"}
 HOME = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>One network, three answers</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:34rem;margin:3rem auto;padding:0 1rem;color:#222}
@@ -237,7 +238,7 @@ small{color:#666}</style>
 <p>For programs: <a href="openapi.json">openapi.json</a>, <a href="health">health</a>, <a href="docs">docs</a>
 <small>(the last loads its script from a public server)</small>.</p></html>"""
 
-# %% ../../nbs/deploy/09_serve.ipynb #c6ced015
+# %% ../../nbs/deploy/09_serve.ipynb #98747ab0
 def speak_plainly(app, Problem) -> None:
     "Each refusal is {\"detail\": one sentence}, of whatever kind it is."
     from fastapi.exceptions import RequestValidationError
@@ -285,7 +286,7 @@ def add_routes(app, desk: Desk) -> None:
                       mask: bool = Query(False, description="add the mask as a PNG of ids, base64")):
         return Response(await desk.handle(request, conf, as_json(mask)), media_type="application/json")
 
-    @app.post("/predict.jpg", openapi_extra=PICTURE, summary="The answers, drawn on the picture", response_class=Response, responses={
+    @app.post("/predict.jpg", openapi_extra=PICTURE, summary="The answers, drawn on it", response_class=Response, responses={
         200: {"content": {"image/jpeg": {}}, "description": "the drawn picture"}, **refusals})
     async def drawn(request: Request, conf: float = score):
         return Response(await desk.handle(request, conf, as_jpeg), media_type="image/jpeg")
@@ -298,7 +299,7 @@ def add_routes(app, desk: Desk) -> None:
     async def home():
         return HOME
 
-# %% ../../nbs/deploy/09_serve.ipynb #aeae8384
+# %% ../../nbs/deploy/09_serve.ipynb #5051edd8
 def make_app(
     source,  # a Predictor, or what it takes: a run's folder, a model.pt, an ONNX file, ..
     device=None,  # cpu, cuda, ..; None: what the machine has
@@ -333,11 +334,12 @@ def make_app(
         if not value > 0:
             raise InputError(f"{name}={value}: a number above 0.")
     desk = Desk(as_predictor(source, device), max_mb, timeout, int(max_pixels), max(1, int(queue)))
-    app = fastapi.FastAPI(title="unified_onehead", version=__version__, description="Boxes, a mask and a class for a picture, from "
-                          "one forward pass. Boxes are in pixels of the upright picture.")
+    app = fastapi.FastAPI(title="unified_onehead", version=__version__, description="Boxes, a mask and a class for a picture, "
+                          "from one forward pass. Boxes are in pixels of the upright picture.")
     if origins:
         from fastapi.middleware.cors import CORSMiddleware
-        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["Content-Type"])
+        app.add_middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"],
+                           allow_headers=["Content-Type"])
     add_routes(app, desk)
     app.state.desk = desk
     return app
@@ -354,7 +356,7 @@ def listen(
         raise InputError(f"port {port} of {host}: cannot be used ({getattr(error, 'strerror', None) or error}). Choose another "
                          "port, or end what uses it.") from error
 
-# %% ../../nbs/deploy/09_serve.ipynb #5e907cfb
+# %% ../../nbs/deploy/09_serve.ipynb #91bf3690
 def serve(
     source,  # a Predictor, or what it takes: a run's folder, a model.pt, an ONNX file, ..
     host: str = "127.0.0.1",  # 0.0.0.0: whoever reaches this machine may ask
@@ -383,9 +385,10 @@ def serve(
     uvicorn = extra("uvicorn", "serve")
     with listen(host, port) as taken:
         app = make_app(source, device, **limits)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=int(app.state.desk.timeout) + 1)
-        name, number = taken.getsockname()[:2]
-        say(f"serving {health_of(app.state.desk)['model']} on http://{f'[{name}]' if ':' in name else name}:{number} (Ctrl-C ends it)")
+        desk, (name, number) = app.state.desk, taken.getsockname()[:2]
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=int(desk.timeout) + 1)
+        name = f"[{name}]" if ":" in name else name
+        say(f"serving {health_of(desk)['model']} on http://{name}:{number} (Ctrl-C ends it)")
         try:
             uvicorn.Server(config).run(sockets=[taken])
         except KeyboardInterrupt:  # uvicorn has ended in good order, and passes it on

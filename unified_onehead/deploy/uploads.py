@@ -19,7 +19,7 @@ from ..core.images import UNDECODABLE
 from .sources import PHOTO, Picture, to_picture
 from .predictor import Predictor
 
-# %% ../../nbs/deploy/07_uploads.ipynb #1acdefde
+# %% ../../nbs/deploy/07_uploads.ipynb #96492814
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM")  # Pillow's names
 MAX_MB, MAX_PIXELS, MAX_SIDE = 20, 50_000_000, 65_500
 
@@ -48,7 +48,8 @@ def check_header(
             with Image.open(io.BytesIO(data), formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
                 width, height = image.size
     except Image.DecompressionBombError as error:
-        raise TooLarge(f"{name}: far too many pixels; at most {max_pixels / 1e6:g} million are taken. Make it smaller.") from error
+        raise TooLarge(f"{name}: far too many pixels; at most {max_pixels / 1e6:g} million are taken. Make it "
+                       "smaller.") from error
     except UNDECODABLE as error:
         reason = "no format of photographs" if type(error).__name__ == "UnidentifiedImageError" else error
         raise InputError(f"{name}: cannot be decoded as an image ({reason}). {PHOTO}") from error
@@ -72,7 +73,7 @@ def uploaded(
     check_header(data, name, max_pixels)
     return to_picture(data, name)._replace(read_ms=1000 * (time.perf_counter() - start))
 
-# %% ../../nbs/deploy/07_uploads.ipynb #360a92de
+# %% ../../nbs/deploy/07_uploads.ipynb #77cac171
 def extra(
     module: str,  # to import
     name: str,  # of the extra that installs it
@@ -83,7 +84,8 @@ def extra(
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != module.partition(".")[0]:  # it is there, and lacks something itself
             raise
-        raise InputError(f'{module}: is not installed. Install what this needs: pip install "unified-onehead[{name}]".') from error
+        raise InputError(f'{module}: is not installed. Install what this needs: pip install '
+                         f'"unified-onehead[{name}]".') from error
 
 
 def as_predictor(
