@@ -93,14 +93,15 @@ def take_examples(
         raise InputError(f"examples={source}: none of these can be read as a picture. Name a folder with photographs.")
     return paths
 
-# %% ../../nbs/deploy/08_demo.ipynb #02ba6b17
+# %% ../../nbs/deploy/08_demo.ipynb #ad1adc27
 def timing(
     speed: dict,  # part of the work -> milliseconds
     device,  # where the network runs
 ) -> str:
     "Where the time went, in one line."
     parts = [f"{name} {speed[key]:.0f}" for key, name in (
-        ("read", "reading"), ("preprocess", "resizing"), ("inference", "network"), ("postprocess", "boxes and mask")) if key in speed]
+        ("read", "reading"), ("preprocess", "resizing"), ("inference", "network"),
+        ("postprocess", "boxes and mask")) if key in speed]
     return f"**{sum(speed.values()):.0f} ms** on {device}: " + " + ".join(parts)
 
 
