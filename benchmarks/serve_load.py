@@ -2,8 +2,8 @@
 
 Starts `serve` as a process of its own, on a free port, and asks it from as many threads as there are clients, each with a
 connection that it keeps. First one client alone, then all together; after that the same again with every tenth upload a bad one:
-empty, a letter, half a photograph, a wrong field, more megabytes than are taken. Counted as lost is a request without an answer,
-or with another status than was due; and every good answer is compared with what `Predictor` says in this process, its times apart.
+empty, a letter, half a photograph, a wrong field, more megabytes than are taken. Counted as lost is a request without an
+answer, or with another status than was due; every good answer is compared with what `Predictor` says here, its times apart.
 
 Server and clients share the machine's cores, so the figures are a lower bound of what the server does alone. The record, with
 versions, device and peak memory of the server, is benchmarks/results/serve/NAME.json; --table prints all records.

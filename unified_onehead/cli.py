@@ -295,7 +295,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="unified-onehead",
         description="One small network with one head: three tasks, learnt one after the other, and what it forgot is measured.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="run | eval | grade | compare | data | predict | export | demo | serve | bench")
+    commands = parser.add_subparsers(
+        required=True, metavar="run | eval | grade | compare | data | predict | export | demo | serve | bench")
     for add in (add_run, add_eval, add_grade, add_compare, add_data, add_deploy):
         add(commands)
     return parser

@@ -69,7 +69,7 @@ def do_bench(args: argparse.Namespace) -> int:  # exit code
     print(json.dumps(found, indent=1) if args.json else format_bench(found))
     return 0
 
-# %% ../nbs/cli_deploy.ipynb #9b39c969
+# %% ../nbs/cli_deploy.ipynb #dd6b29b7
 def add_weights(parser, backend: bool = True) -> None:
     "What most of these commands take."
     parser.add_argument("--weights", required=True, metavar="W",
@@ -134,7 +134,8 @@ def add_serving(commands) -> None:
         add_weights(parser, backend=False)
         if port:
             add_address(parser, port)
-    demo.add_argument("--share", action="store_true", help="a public address for 72 hours, through gradio's server (default: off)")
+    demo.add_argument("--share", action="store_true",
+                      help="a public address for 72 hours, through gradio's server (default: off)")
     serve.add_argument("--max-mb", type=float, default=20, metavar="X", help="largest upload, megabytes (default: %(default)s)")
     serve.add_argument("--timeout", type=float, default=30, metavar="S", help="longest wait, seconds (default: %(default)s)")
     bench.add_argument("--pictures", nargs="+", metavar="P", help="pictures or folders to measure with (default: drawn ones)")

@@ -226,7 +226,7 @@ def build_demo(
     device=None,  # cpu, cuda, ..; None: what the machine has
     examples=None,  # a folder, pattern or list of pictures; None: drawn ones
     max_mb: float = MAX_MB,  # most megabytes of an upload
-):  # gradio's Blocks
+) -> object:  # gradio's Blocks
     """The page, not yet served, for who has a Gradio application to put it into. Raises InputError without Gradio.
 
     Parameters
@@ -239,6 +239,11 @@ def build_demo(
         a folder, pattern or list of pictures; None: drawn ones
     max_mb : float, default MAX_MB
         most megabytes of an upload
+
+    Returns
+    -------
+    object
+        gradio's Blocks
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read while gradio is imported
     gr = extra("gradio", "demo")
@@ -277,7 +282,7 @@ def launch(
     examples=None,  # a folder, pattern or list of pictures; None: drawn ones
     block: bool = True,  # wait until Ctrl-C; False: return at once
     max_mb: float = MAX_MB,  # most megabytes of an upload
-):  # gradio's Blocks; its method close() ends it
+) -> object:  # gradio's Blocks; its method close() ends it
     """Serve the page, until Ctrl-C. Raises InputError without Gradio, or where the port is taken.
 
     Parameters
@@ -300,6 +305,11 @@ def launch(
         wait until Ctrl-C; False: return at once
     max_mb : float, default MAX_MB
         most megabytes of an upload
+
+    Returns
+    -------
+    object
+        gradio's Blocks; its method close() ends it
     """
     page = build_demo(source, device, examples, max_mb)
     gr = extra("gradio", "demo")

@@ -98,7 +98,7 @@ def coco_box(box) -> "list[float]":
     x1, y1, x2, y2 = (float(v) for v in box)
     return [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
 
-# %% ../../nbs/deploy/01_result.ipynb #f8358a4f
+# %% ../../nbs/deploy/01_result.ipynb #685e9ee3
 class Result:
     """The three answers for one picture. See the table on this page for the attributes.
 
@@ -199,8 +199,20 @@ class Result:
         "The keys, as a dict has them."
         return iter(self.keys())
 
-    def get(self, key: str, default=None):
-        "The value of a key, or `default` for another key."
+    def get(
+        self,
+        key: str,  # one of `keys`, or another
+        default=None,  # what another key gives
+    ):
+        """The value of a key, as a dict gives it.
+
+        Parameters
+        ----------
+        key : str
+            one of `keys`, or another
+        default : default None
+            what another key gives
+        """
         return self[key] if key in self.keys() else default
 
     def items(self) -> list:

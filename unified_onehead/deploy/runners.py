@@ -132,8 +132,8 @@ def detection_map(
 class OnnxNet(nn.Module):
     """An ONNX file of this package as a module: images -> UnifiedOutput. Raises InputError for a file that is not ours.
 
-    `stride` and `counts` are those of the network that was exported, `facts` is the file's metadata, `device` where answers
-    come back.
+    `stride` and `counts` are those of the network that was exported, `device` is where answers come back, and the attribute
+    facts the file's metadata.
 
     Parameters
     ----------

@@ -161,8 +161,8 @@ def as_jpeg(result: Result) -> bytes:
     return buffer.getvalue()
 
 
-def schemas() -> tuple:  # pydantic models: of an answer, of a refusal, of the server's health
-    "What the server sends, for its description."
+def answer_schema():  # a pydantic model
+    "What the server says of a picture, for its description."
     from pydantic import BaseModel, Field
 
     class Corners(BaseModel):
@@ -196,6 +196,13 @@ def schemas() -> tuple:  # pydantic models: of an answer, of a refusal, of the s
         classes: list[Class] = Field(description="the most likely first")
         speed: dict[str, float] = Field(description="part of the work -> milliseconds")
 
+    return Answer
+
+
+def schemas() -> tuple:  # pydantic models: of an answer, of a refusal, of the server's health
+    "What the server sends."
+    from pydantic import BaseModel, Field
+
     class Problem(BaseModel):
         detail: str = Field(description="what was wrong, and what to do")
 
@@ -212,7 +219,7 @@ def schemas() -> tuple:  # pydantic models: of an answer, of a refusal, of the s
         waiting: int = Field(description="pictures in line, the one being answered among them")
         uptime_s: float
 
-    return Answer, Problem, Health
+    return answer_schema(), Problem, Health
 
 # %% ../../nbs/deploy/09_serve.ipynb #bfaf01cc
 EXAMPLE = {
@@ -308,7 +315,7 @@ def make_app(
     max_pixels: int = MAX_PIXELS,  # most pixels of a picture
     queue: int = 16,  # most pictures that wait or are being answered
     origins: "list[str]" = (),  # web sites whose pages may ask, such as https://example.org; "*": any
-):  # a FastAPI application
+) -> object:  # a FastAPI application
     """The server as an ASGI application, for uvicorn, hypercorn, or a larger application. Raises InputError without FastAPI.
 
     Parameters
@@ -327,6 +334,11 @@ def make_app(
         most pictures that wait or are being answered
     origins : list[str], default ()
         web sites whose pages may ask, such as https://example.org; "*": any
+
+    Returns
+    -------
+    object
+        a FastAPI application
     """
     fastapi = extra("fastapi", "serve")
     extra("python_multipart", "serve")
