@@ -98,7 +98,7 @@ def coco_box(box) -> "list[float]":
     x1, y1, x2, y2 = (float(v) for v in box)
     return [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
 
-# %% ../../nbs/deploy/01_result.ipynb #685e9ee3
+# %% ../../nbs/deploy/01_result.ipynb #5ffd4496
 class Result:
     """The three answers for one picture. See the table on this page for the attributes.
 
@@ -238,7 +238,7 @@ class Result:
         for label in self.labels.tolist():
             counts[self.names[label]] = counts.get(self.names[label], 0) + 1
         boxes = ", ".join(f"{n} {name}" for name, n in counts.items()) or "no box"
-        mask = ", ".join(f"{name} {share:.0%}" for name, share in found.items()) or "background"
+        mask = ", ".join(f"{name} {share:.0%}" for name, share in found.items() if share >= 0.005) or "background"
         return f"{boxes}; mask: {mask}; class: {self.top1} {self.top1_prob:.2f}"
 
     def plot(
