@@ -88,8 +88,7 @@ def restore_map(
     return logits
 
 # %% ../../nbs/model/05_answers.ipynb #ad941028
-PARTS = 4  # a cell is divided into so many along each side
-FINE = 10  # pixels; cells are not divided further than this
+FINE = 8  # pixels; cells are not divided further than this
 OPEN = 255  # in a map of classes: not decided yet; no class has this id, which is "ignore" in masks
 BLOCK = 1 << 20  # pixels that are compared at a time, which bounds the memory
 MOST = 1 << 15  # cells that are divided at a time, likewise
@@ -107,6 +106,16 @@ def corner_values(
     return points.flatten(0, 2).index_select(0, (first[:, None] + corner).flatten()).view(-1, 4, points.shape[3])
 
 
+def may_win(
+    high: torch.Tensor,  # ... x C: the highest corner of each class
+    floor: torch.Tensor,  # ...: the highest of the lowest corners
+    winner: torch.Tensor,  # int64 ...: the first class that has it
+) -> torch.Tensor:  # bool ... x C
+    "Which classes may win somewhere in a cell: those that rise above the floor, or reach it with a lower id."
+    ids = torch.arange(high.shape[-1], device=high.device)
+    return (high > floor[..., None]) | ((high == floor[..., None]) & (ids <= winner[..., None]))
+
+
 def only_winners(points: torch.Tensor) -> torch.Tensor:  # uint8 K x (h-1) x (w-1): a class, or OPEN
     "The class that wins everywhere in each cell between the points, K x h x w x C."
     low = high = points
@@ -115,23 +124,23 @@ def only_winners(points: torch.Tensor) -> torch.Tensor:  # uint8 K x (h-1) x (w-
         low = torch.minimum(low.narrow(axis, 0, cells), low.narrow(axis, 1, cells))
         high = torch.maximum(high.narrow(axis, 0, cells), high.narrow(axis, 1, cells))
     floor, winner = low.max(-1)
-    alone = (high >= floor[..., None]).sum(-1) == 1
+    alone = may_win(high, floor, winner).sum(-1) == 1
     return torch.where(alone, winner, OPEN).to(torch.uint8)
 
 
-def divide(values: torch.Tensor) -> torch.Tensor:  # K x (PARTS + 1) x (PARTS + 1) x C
-    "Points between the corners of each cell, K x 4 x C."
-    share = torch.arange(PARTS + 1, device=values.device) / PARTS
+def divide(values: torch.Tensor, parts: int) -> torch.Tensor:  # K x (parts + 1) x (parts + 1) x C
+    "Points between the corners of each cell, K x 4 x C, that make so many cells of it along each side."
+    share = torch.arange(parts + 1, device=values.device) / parts
     along = torch.stack([1 - share, share], dim=1)
-    weights = torch.einsum("ia,jb->ijab", along, along).reshape(-1, 4)  # of the four corners at (PARTS + 1)^2 points
-    return (weights @ values).unflatten(1, (PARTS + 1, PARTS + 1))
+    weights = torch.einsum("ia,jb->ijab", along, along).reshape(-1, 4)  # of the four corners at (parts + 1)^2 points
+    return (weights @ values).unflatten(1, (parts + 1, parts + 1))
 
 # %% ../../nbs/model/05_answers.ipynb #85ed74e8
 def settle(
     logits: torch.Tensor,  # float32 C x h x w, h and w at least 2
     side: float,  # pixels of the photograph per location
 ) -> "tuple | None":  # uint8 grid of cells: a class or OPEN; row, column, corner values of the open ones; cells per location
-    "Divide the cells in which more than one class may win, until they are FINE pixels wide. None: more than MOST in several rows."
+    "Divide the cells in which more than one class may win, until they are FINE pixels wide. None: more than MOST at once."
     points, finer = logits.permute(1, 2, 0)[None].contiguous(), 1
     label = only_winners(points)
     cell, row, column = torch.where(label == OPEN)
@@ -139,13 +148,14 @@ def settle(
     while len(values) and side / finer > FINE:
         if len(values) > MOST and logits.shape[1] > 2:
             return None
-        points, finer = divide(values), finer * PARTS
+        parts = 4 if side / finer > 2 * FINE else 2
+        points, finer = divide(values, parts), finer * parts
         label = only_winners(points)
-        parts = grid[:, None, :, None].repeat(1, PARTS, 1, PARTS)
-        parts.transpose(1, 2)[row, column] = label
-        grid = parts.flatten(2).flatten(0, 1)
+        smaller = grid[:, None, :, None].repeat(1, parts, 1, parts)
+        smaller.transpose(1, 2)[row, column] = label
+        grid = smaller.flatten(2).flatten(0, 1)
         cell, down, right = torch.where(label == OPEN)
-        row, column, values = row[cell] * PARTS + down, column[cell] * PARTS + right, corner_values(points, cell, down, right)
+        row, column, values = row[cell] * parts + down, column[cell] * parts + right, corner_values(points, cell, down, right)
     return grid, row, column, values, finer
 
 
@@ -161,8 +171,8 @@ def bilinear(
 
 def two_best(values: torch.Tensor) -> tuple:  # int64 K: the lower, the higher; bool K: there are more
     "The two classes that may win in each open cell."
-    high = values.amax(1)
-    may = high >= values.amin(1).amax(1, keepdim=True)
+    high, (floor, winner) = values.amax(1), values.amin(1).max(1)
+    may = may_win(high, floor, winner)
     two = high.masked_fill(~may, -torch.inf).topk(2, dim=1).indices
     return two.amin(1), two.amax(1), may.sum(1) > 2
 
