@@ -10,6 +10,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from unified_onehead.core.config import preset, replace_fields
@@ -121,10 +122,9 @@ def zipped(path, *names):
     return path.read_bytes()
 
 
-HEADER = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
 KINDS = {
     "a web page": b"<!DOCTYPE html><html><title>Sign in</title>", "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\n",
-    "a safetensors file. Convert it once": len(HEADER).to_bytes(8, "little") + HEADER + bytes(4), "an empty file": b"",
+    "an empty file": b"",
     "an HDF5 file, as Keras writes it": b"\x89HDF\r\n\x1a\n" + bytes(40), "an ONNX file": b"\x08\x08\x12\x07pytorch\x1a\x031.13",
     "64 bytes that begin with zeros": bytes(64), "a text file": b"epoch,loss\n1,0.5\n", "a gzip archive": b"\x1f\x8b\x08\0" * 9,
     "a PNG image": b"\x89PNG\r\n\x1a\n", "a NumPy array": b"\x93NUMPY\x01\0", "the file is damaged": b"\x01\xfe\x07" * 40}
@@ -137,6 +137,66 @@ def test_what_a_file_is_instead(tmp_path, words):
     with pytest.raises(InputError, match="w.pt: ") as caught:
         load_model(tmp_path / "w.pt")
     assert words in str(caught.value) and not isinstance(caught.value, NotReadableNow)
+
+
+def header(entries):
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "weights"])
+@pytest.mark.parametrize("wrap, place", [
+    (lambda t: t, ""), (lambda t: below("module.", t), ""), (lambda t: below("_orig_mod.", t), ""),
+    (lambda t: below("model.backbone.", t), " (names that begin with model.backbone.)")])
+def test_safetensors_are_read_to_the_same_bits(tensors, tmp_path, name, wrap, place):
+    save_file(wrap(tensors), tmp_path / name)
+    state, record = load(tmp_path / name)
+    assert all(torch.equal(state[f"body.{k}"], v) for k, v in tensors.items())
+    assert record["name"] == f"{name}{place}" and len(record["sha256"]) == 64
+
+
+def test_safetensors_of_half_precision(tensors, tmp_path):
+    save_file({k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in tensors.items()}, tmp_path / "w.safetensors")
+    state, _ = load(tmp_path / "w.safetensors")
+    assert state["body._bn1.bias"].dtype == torch.float32
+    assert torch.equal(state["body._conv_stem.weight"], tensors["_conv_stem.weight"].bfloat16().float())
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda t: {**t, "_bn1.bias": torch.full((1280,), float("nan"))}, "(the first: _bn1.bias, 1280 of 1280 values)"),
+    (lambda t: {**t, "_bn0.running_var": -torch.ones(32)}, "hold a negative variance"),
+    (lambda t: {**t, "_bn1.bias": torch.ones(7)}, "weights of another network"),
+    (lambda t: {k: v for k, v in t.items() if k != "_bn1.bias"}, "weights of another network"),
+    (lambda t: {**t, "_conv_stem.weight": t["_conv_stem.weight"].to(torch.int8)}, "1 of 358 tensors hold whole numbers"),
+    (lambda t: {"a": torch.ones(2)}, "weights of another network"), (lambda t: {}, "holds no state dict of tensors"),
+    (lambda t: {**below("student.", t), **below("teacher.", other(t))}, "from safetensors.torch import load_file")])
+def test_safetensors_that_do_not_fit(tensors, tmp_path, change, words):
+    save_file(change(tensors), tmp_path / "w.safetensors")
+    refused(tmp_path / "w.safetensors", words)
+
+
+def test_the_advice_for_several_in_one_safetensors_file(tensors, tmp_path):
+    save_file({**below("student.", tensors), **below("teacher.", other(tensors))}, tmp_path / "w.safetensors")
+    line = refused(tmp_path / "w.safetensors").partition("`")[2].partition("`")[0]
+    exec(line.replace("weights.pt", str(tmp_path / "weights.pt")), {})
+    assert torch.equal(load(tmp_path / "weights.pt")[0]["body._bn1.bias"], tensors["_bn1.bias"])
+
+
+ONE = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+
+
+@pytest.mark.parametrize("content", [
+    header(ONE), header(ONE) + bytes(3), header(ONE) + bytes(5), header(ONE)[:30], header({"w": {"dtype": "F99"}}) + bytes(4),
+    header({"w": {**ONE["w"], "shape": [2]}}) + bytes(4), header({"w": {**ONE["w"], "data_offsets": [4, 8]}}) + bytes(4)])
+def test_damaged_safetensors(tmp_path, content):
+    (tmp_path / "w.safetensors").write_bytes(content)
+    refused(tmp_path / "w.safetensors", "cannot be read as safetensors", "Take another copy")
+
+
+def test_safetensors_are_no_model(tensors, tmp_path):
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="model.safetensors: is a safetensors file, tensors without the settings"):
+        load_model(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("names, words", [

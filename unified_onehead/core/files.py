@@ -25,6 +25,11 @@ def one_line(text: str) -> str:
     "Text whose control characters and bytes that are no text, as in some file names, are spelled out."
     return "".join(c if unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") else repr(c)[1:-1] for c in text)
 
+
+def first_line(thing) -> str:
+    "What a function or class says about itself; `tools/export.py` adds its parameters below."
+    return (thing.__doc__ or "").strip().split("\n")[0]
+
 # %% ../../nbs/core/00_files.ipynb #335d9315
 class InputError(Exception):
     "Bad input from a person. The message is one paragraph: which file or key, what was wrong, what to do."

@@ -6,19 +6,12 @@
 __all__ = ['show_image', 'draw_boxes', 'voc_palette', 'draw_mask', 'show_batch', 'plot_curves', 'plot_matrix', 'show_predictions']
 
 # %% ../../nbs/core/04_viz.ipynb #9c6fb4d9
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from .config import IGNORE, METRICS, TASK_TITLES
 from .boxes import check_xyxy
-
-# %% ../../nbs/core/04_viz.ipynb #61588ccc
-if TYPE_CHECKING:  # matplotlib takes long to import, so each function that draws does it
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # %% ../../nbs/core/04_viz.ipynb #bb6344b0
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # channel means, RGB, for images in 0..1
@@ -40,18 +33,18 @@ def to_uint8(
 # %% ../../nbs/core/04_viz.ipynb #bc1cb9a9
 def show_image(
     image: Tensor,  # [3, H, W]
-    ax: "Axes | None" = None,  # where to draw; None: a new figure
+    ax=None,  # matplotlib axes to draw in; None: a new figure
     title: str = "",  # above the image
     side: float = 3,  # longer side of a new figure, inches
-) -> "Axes":  # pixel coordinates, x to the right, y downwards
+) -> object:  # matplotlib axes in pixel coordinates, x to the right, y downwards
     """Show one image without ticks.
 
     Parameters
     ----------
     image : Tensor
         [3, H, W]
-    ax : Axes | None, default None
-        where to draw; None: a new figure
+    ax : default None
+        matplotlib axes to draw in; None: a new figure
     title : str, default ""
         above the image
     side : float, default 3
@@ -59,8 +52,8 @@ def show_image(
 
     Returns
     -------
-    Axes
-        pixel coordinates, x to the right, y downwards
+    object
+        matplotlib axes in pixel coordinates, x to the right, y downwards
     """
     import matplotlib.pyplot as plt
 
@@ -84,20 +77,20 @@ def class_color(
 
 # %% ../../nbs/core/04_viz.ipynb #23b27b78
 def draw_boxes(
-    ax: "Axes",  # where the image is shown
+    ax,  # matplotlib axes where the image is shown
     boxes: Tensor,  # [N, 4] left, top, right, bottom in pixels of the image
     labels: "Tensor | None" = None,  # [N] 0-based classes
     scores: "Tensor | None" = None,  # [N] in 0..1
     names: "list | None" = None,  # class names; without them the number is written
     dashed: "Tensor | None" = None,  # [N] bool, which outlines are dashed
-) -> "Axes":  # `ax`
+) -> object:  # `ax`
     """Outline boxes and write class and score in their upper left corner. Raises ValueError for boxes that are no xyxy and for
     labels, scores or flags of another number.
 
     Parameters
     ----------
-    ax : Axes
-        where the image is shown
+    ax
+        matplotlib axes where the image is shown
     boxes : Tensor
         [N, 4] left, top, right, bottom in pixels of the image
     labels : Tensor | None, default None
@@ -111,7 +104,7 @@ def draw_boxes(
 
     Returns
     -------
-    Axes
+    object
         `ax`
     """
     from matplotlib.patches import Rectangle
@@ -150,18 +143,18 @@ def voc_palette() -> np.ndarray:  # uint8 [256, 3]
 
 
 def draw_mask(
-    ax: "Axes",  # where the image is shown
+    ax,  # matplotlib axes where the image is shown
     mask: Tensor,  # [H, W] integer class ids, 255 = ignore
     names: "list | None" = None,  # class names; when given, a legend lists the classes that occur
     alpha: float = 0.6,  # opacity of the colours
-) -> "Axes":  # `ax`
+) -> object:  # `ax`
     """Lay a mask over an image in VOC's colours; background (0) is transparent, ignored pixels are white. Raises ValueError for
     what is no [H, W] of integers.
 
     Parameters
     ----------
-    ax : Axes
-        where the image is shown
+    ax
+        matplotlib axes where the image is shown
     mask : Tensor
         [H, W] integer class ids, 255 = ignore
     names : list | None, default None
@@ -171,7 +164,7 @@ def draw_mask(
 
     Returns
     -------
-    Axes
+    object
         `ax`
     """
     from matplotlib.patches import Patch
@@ -196,7 +189,7 @@ def show_batch(
     classes: dict,  # task -> class names
     n: int = 8,  # at most so many samples
     columns: int = 4,  # images per row
-) -> "Figure":  # one panel per sample
+) -> object:  # matplotlib figure, one panel per sample
     """Draw samples with their labels: boxes for detection, mask for segmentation, class name for classification. Raises
     ValueError for an empty batch.
 
@@ -213,8 +206,8 @@ def show_batch(
 
     Returns
     -------
-    Figure
-        one panel per sample
+    object
+        matplotlib figure, one panel per sample
     """
     import matplotlib.pyplot as plt
 
@@ -240,7 +233,7 @@ def show_batch(
 # %% ../../nbs/core/04_viz.ipynb #cc894648
 def plot_curves(
     records: list,  # the log: dicts with "task", "epoch", "loss" and "parts" (term of the loss -> value), one per epoch
-) -> "Figure":  # one panel per stage, in the order in which they first appear
+) -> object:  # matplotlib figure, one panel per stage, in the order in which they first appear
     """Loss and its named terms over the epochs of each stage; rows without a loss are skipped. Raises ValueError for an empty log.
 
     Parameters
@@ -250,8 +243,8 @@ def plot_curves(
 
     Returns
     -------
-    Figure
-        one panel per stage, in the order in which they first appear
+    object
+        matplotlib figure, one panel per stage, in the order in which they first appear
     """
     import matplotlib.pyplot as plt
 
@@ -277,8 +270,8 @@ def plot_curves(
 def plot_matrix(
     matrix: dict,  # stage -> metric -> value in 0..1, or None where it was not measured
     metrics: tuple = tuple(METRICS.values()),  # the columns
-    ax: "Axes | None" = None,  # where to draw; None: a new figure
-) -> "Axes":  # one row per stage, one column per metric
+    ax=None,  # matplotlib axes to draw in; None: a new figure
+) -> object:  # matplotlib axes, one row per stage, one column per metric
     """The scores of all tasks after every stage as a table with numbers. Raises ValueError for an empty matrix.
 
     Parameters
@@ -287,13 +280,13 @@ def plot_matrix(
         stage -> metric -> value in 0..1, or None where it was not measured
     metrics : tuple, default tuple(METRICS.values())
         the columns
-    ax : Axes | None, default None
-        where to draw; None: a new figure
+    ax : default None
+        matplotlib axes to draw in; None: a new figure
 
     Returns
     -------
-    Axes
-        one row per stage, one column per metric
+    object
+        matplotlib axes, one row per stage, one column per metric
     """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Rectangle
@@ -319,11 +312,11 @@ def plot_matrix(
 
 # %% ../../nbs/core/04_viz.ipynb #f9a24df4
 def draw_probs(
-    ax: "Axes",  # an empty panel
+    ax,  # matplotlib axes, an empty panel
     probs: Tensor,  # [C] class probabilities
     names: list,  # C class names
     top: int = 3,  # how many classes to show
-) -> "Axes":  # `ax`
+) -> object:  # `ax`
     "The most likely classes as horizontal bars, best on top."
     if len(probs) != len(names):
         raise ValueError(f"probs: {len(probs)} values for {len(names)} class names")
@@ -339,7 +332,7 @@ def show_predictions(
     items: list,  # dicts with image, boxes, scores, labels, mask, probs and, if wanted, title; one per image
     classes: dict,  # task -> class names
     threshold: float = 0.3,  # boxes with a lower score are not drawn
-) -> "Figure":  # one row per image: detection, segmentation, classification
+) -> object:  # matplotlib figure, one row per image: detection, segmentation, classification
     """What one forward pass says about each image, for all three tasks. Raises ValueError when there is none.
 
     Parameters
@@ -353,8 +346,8 @@ def show_predictions(
 
     Returns
     -------
-    Figure
-        one row per image: detection, segmentation, classification
+    object
+        matplotlib figure, one row per image: detection, segmentation, classification
     """
     import matplotlib.pyplot as plt
 

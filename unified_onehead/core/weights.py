@@ -10,12 +10,12 @@ import pickle
 import re
 import zipfile
 
+import safetensors.torch
 import torch
 
-from .files import InputError, disk_refuses
+from .files import InputError, disk_refuses, file_there
 
 # %% ../../nbs/core/06_weights.ipynb #e7dd7fde
-CONVERT = "`import torch; from safetensors.torch import load_file; torch.save(load_file(\"{name}\"), \"weights.pt\")`"
 FIRST_BYTES = (
     (b"version https://git-lfs", "a Git LFS pointer, a few lines of text in place of the file. Run `git lfs pull`, or get it"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes it; its weights are of another library. Give PyTorch's weights"),
@@ -25,6 +25,15 @@ FIRST_BYTES = (
     *((start, f"{kind} archive. Unpack it and give the file inside") for start, kind in (
         (b"\x1f\x8b", "a gzip"), (b"BZh", "a bzip2"), (b"\xfd7zXZ", "an xz"), (b"Rar!", "a RAR"), (b"7z\xbc\xaf", "a 7z"))))
 LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch.save began before torch 1.6
+
+
+def is_safetensors(
+    file,  # open for reading, binary
+) -> bool:
+    "Whether a file begins as safetensors files do: 8 bytes with the length of a header, and the header, which is JSON."
+    file.seek(0)
+    head = file.read(9)
+    return head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= 100_000_000  # safetensors reads no longer header
 
 
 def kind_of_zip(names: list) -> str:  # empty: as torch.save writes
@@ -63,8 +72,9 @@ def what_it_is(
             return words
     if head[:2] == b"PK" and zipfile.is_zipfile(file):
         return kind_of_zip(zipfile.ZipFile(file).namelist())
-    if head[8:10] in (b'{"', b"{}") and 2 <= int.from_bytes(head[:8], "little") < size:
-        return f"a safetensors file. Convert it once: {CONVERT}"
+    if is_safetensors(file):
+        return ("a safetensors file, tensors without the settings that belong to them. Give the folder that save_pretrained has "
+                "written, with this file and config.json in it")
     if head[4:8] == b"TFL3":
         return "a TensorFlow Lite file; its weights are of another library. Give PyTorch's weights"
     if re.match(rb"\x08[\x01-\x14][\x12\x1a\x22\x28\x32\x3a\x42]", head):
@@ -201,6 +211,32 @@ def read_saved(
             raise
         raise InputError(f"{lead}{name}: {why_refused(file, name, error, kind)}") from error
 
+# %% ../../nbs/core/06_weights.ipynb #303afad2
+def read_safetensors(
+    file,  # open for reading, binary
+    name: str,  # of the file, for messages
+    lead: str = "",  # words before the name
+) -> dict:  # tensors by name, on the CPU
+    "What a safetensors file holds. Raises InputError where it is damaged."
+    file.seek(0)
+    content = file.read()
+    try:
+        return safetensors.torch.load(content)
+    except Exception as error:  # SafetensorError, and KeyError or ValueError for a kind of number that torch has not
+        reason = (str(error).splitlines() or [""])[0][:120]
+        raise InputError(f"{lead}{name}: cannot be read as safetensors ({type(error).__name__}: {reason}); the file is damaged "
+                         "or was cut off. Take another copy.") from error
+
+
+def read_weights(
+    file,  # open for reading, binary
+    name: str,  # of the file, for messages
+    lead: str = "",  # words before the name
+) -> object:  # what was saved; tensors are on the CPU
+    "What torch.save or safetensors wrote, read without running anything in it. Raises InputError that says what it is instead."
+    return (read_safetensors if is_safetensors(file) else read_saved)(file, name, lead)
+
+
 # %% ../../nbs/core/06_weights.ipynb #797e9166
 def tensor_dicts(
     saved,  # what read_saved returned
@@ -228,6 +264,16 @@ def broken_values(
                 f"{state[first].numel()} values)")
     below = [name for name, value in state.items() if name.endswith("running_var") and bool((value < 0).any())]
     return f"{len(below)} of {len(state)} tensors hold a negative variance (the first: {below[0]})" if below else ""
+
+
+def whole_numbers(
+    state: dict,  # tensors by name
+    template: dict,  # the network's own, by the same names
+) -> str:  # in words; empty when all is well
+    "Which tensors hold whole numbers where the network has decimals: quantised, with scales that stand elsewhere."
+    odd = [name for name, value in state.items() if template[name].is_floating_point() and not value.is_floating_point()]
+    return (f"{len(odd)} of {len(state)} tensors hold whole numbers, as quantised weights do (the first: {odd[0]}, "
+            f"{str(state[odd[0]].dtype).removeprefix('torch.')})") if odd else ""
 
 # %% ../../nbs/core/06_weights.ipynb #8dfb6dc5
 def bare(name: str) -> str:
@@ -264,6 +310,15 @@ def equal(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(v.dtype == other[k].dtype and v.equal(other[k]) for k, v in one.items())
 
 
+def line_that_reads(path: str) -> str:
+    "Python that a person can type: what stands in a file becomes `saved`."
+    if file_there(path):
+        with open(path, "rb") as file:
+            if is_safetensors(file):
+                return f"import torch; from safetensors.torch import load_file; saved = load_file({str(path)!r})"
+    return f"import torch; saved = torch.load({path!r}, map_location=\"cpu\", weights_only=True)"
+
+
 def the_one(fits: list, saved: dict, path: str, title: str) -> tuple:  # (entries, prefix, tensors)
     "The state dict that is meant. Raises InputError where several fit and differ."
     usual = ("state_dict",) if "state_dict" in saved else ()
@@ -277,5 +332,4 @@ def the_one(fits: list, saved: dict, path: str, title: str) -> tuple:  # (entrie
     state = f"{{k: v for k, v in saved.items() if k.startswith({prefix!r})}}" if prefix else "saved"
     raise InputError(
         f"weights {path}: {len(fits)} state dicts in it fit {title}, and they differ: {'; '.join(names)}. Say which one is "
-        f"meant by making a file of it, for the first: `import torch; saved = torch.load({path!r}, map_location=\"cpu\", "
-        f"weights_only=True){entry}; torch.save({state}, \"weights.pt\")`")
+        f"meant by making a file of it, for the first: `{line_that_reads(path)}{entry}; torch.save({state}, \"weights.pt\")`")

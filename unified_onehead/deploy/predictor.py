@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Predictor']
 
-# %% ../../nbs/deploy/05_predictor.ipynb #9c43b49c
+# %% ../../nbs/deploy/05_predictor.ipynb #3271fa78
 import itertools
 import os
 import time
@@ -19,12 +19,15 @@ from ..core.files import InputError
 from ..data.records import Sample, letterbox, normalise
 from ..model.answers import image_extent, label_pixels, locate_boxes
 from ..model.refine import match_class_names
+from ..learn.checkpoint import pick_device
 from .sources import Picture, is_single, pictures
 from .result import Result
-from ..learn.checkpoint import load_model, pick_device
 from .runners import fold_norms, load_onnx
+from .export import export_model
+from .pretrained import save_pretrained
+from .share import load_any, push_to_hub
 
-# %% ../../nbs/deploy/05_predictor.ipynb #3596b5ed
+# %% ../../nbs/deploy/05_predictor.ipynb #ed0e6c55
 CONF = 0.3  # lowest score of a box that is given; where precision and recall were best together (F1) on validation images
 BATCH = 16  # pictures per forward pass, where there are several
 BACKENDS = ("auto", "torch", "onnx")
@@ -38,7 +41,7 @@ def boxed(picture: Picture, size: int) -> Sample:
                      size)
 
 
-def check_limits(conf: float, iou: float, max_det: int, batch: int) -> None:
+def check_limits(conf: float = CONF, iou: float = 0.5, max_det: int = 100, batch: int = BATCH) -> None:
     "Refuse what cannot be meant."
     for name, value, low, high in (("conf", conf, 0, 1), ("iou", iou, 0, 1)):
         if not low <= value <= high:
@@ -53,7 +56,7 @@ def batches(items: Iterator, size: int) -> Iterator[list]:
     while chunk := list(itertools.islice(items, size)):
         yield chunk
 
-# %% ../../nbs/deploy/05_predictor.ipynb #1e3b7ce3
+# %% ../../nbs/deploy/05_predictor.ipynb #67df34a8
 def cache_folder() -> Path:
     "Where networks that were converted for this machine are kept."
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unified_onehead"
@@ -72,10 +75,11 @@ def as_onnx(
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     path = cache_folder() / f"{digest.hexdigest()[:16]}.onnx"
     if not path.exists():
-        raise NotImplementedError
+        path.parent.mkdir(parents=True, exist_ok=True)
+        export_model(net, cfg, classes, path)
     return load_onnx(path, device)[0]
 
-# %% ../../nbs/deploy/05_predictor.ipynb #75f15a18
+# %% ../../nbs/deploy/05_predictor.ipynb #74031607
 class Predictor:
     """Boxes, mask and class of pictures, each from one forward pass of a trained network.
 
@@ -107,7 +111,7 @@ class Predictor:
         if backend not in BACKENDS:
             raise InputError(f"backend={backend}: one of {', '.join(BACKENDS)}.")
         self.source = str(source)
-        self.net, self.cfg, self.classes, self.facts = load_model(source, pick_device("auto" if device is None else device))
+        self.net, self.cfg, self.classes, self.facts = load_any(source, pick_device("auto" if device is None else device))
         self.trained = self.net  # what can be exported; `net` is what runs
         first = next(self.net.parameters(), None)
         self.device = self.net.device if first is None else first.device
@@ -230,3 +234,68 @@ class Predictor:
         mask = label_pixels(output.segmentation[i], original, image_extent(original, sample.scale), self.stride)
         probs = output.classification[i].float().softmax(0)
         return tuple(value.cpu().numpy() for value in (*found, mask, probs))
+
+    def export(
+        self,
+        out: "str | Path",  # the file
+        format: str = "onnx",  # onnx | torchscript | torch_export
+        **options,  # see `deploy.export.export_model`: size, dynamic, half, int8, nms, calibration
+    ) -> str:  # the file
+        """Write the network for another runtime. Raises InputError for an ONNX file, which is exported already.
+
+        Parameters
+        ----------
+        out : str | Path
+            the file
+        format : str, default "onnx"
+            onnx | torchscript | torch_export
+        **options
+            see `deploy.export.export_model`: size, dynamic, half, int8, nms, calibration
+
+        Returns
+        -------
+        str
+            the file
+        """
+        if not isinstance(next(self.trained.parameters(), None), torch.Tensor):
+            raise InputError(f"{self.source}: is an exported file. Export from the run or the model.pt that it was made of.")
+        return str(export_model(self.trained, self.cfg, self.classes, out, format=format, **options))
+
+    def save_pretrained(
+        self,
+        folder: "str | Path",  # receives model.safetensors, config.json and README.md
+    ) -> str:  # the folder
+        """Write the network in the form that the Hub and `from_pretrained` read.
+
+        Parameters
+        ----------
+        folder : str | Path
+            receives model.safetensors, config.json and README.md
+
+        Returns
+        -------
+        str
+            the folder
+        """
+        return str(save_pretrained(folder, self.trained, self.cfg, self.classes, self.facts))
+
+    def push_to_hub(
+        self,
+        repo_id: str,  # user/name
+        **options,  # private, revision, commit_message
+    ) -> str:  # the address
+        """Upload the same to the Hub; needs the extra `hub` and a token (`huggingface-cli login`).
+
+        Parameters
+        ----------
+        repo_id : str
+            user/name
+        **options
+            private, revision, commit_message
+
+        Returns
+        -------
+        str
+            the address
+        """
+        return push_to_hub(repo_id, self.trained, self.cfg, self.classes, self.facts, **options)

@@ -98,7 +98,7 @@ def coco_box(box) -> "list[float]":
     x1, y1, x2, y2 = (float(v) for v in box)
     return [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
 
-# %% ../../nbs/deploy/01_result.ipynb #7d788e34
+# %% ../../nbs/deploy/01_result.ipynb #f8358a4f
 class Result:
     """The three answers for one picture. See the table on this page for the attributes.
 
@@ -194,6 +194,14 @@ class Result:
             raise KeyError(f"{key!r}: one of {', '.join(self.keys())}")
         value = torch.from_numpy(getattr(self, key))
         return value.permute(2, 0, 1) if key == "image" else value
+
+    def __iter__(self):
+        "The keys, as a dict has them."
+        return iter(self.keys())
+
+    def get(self, key: str, default=None):
+        "The value of a key, or `default` for another key."
+        return self[key] if key in self.keys() else default
 
     def items(self) -> list:
         "Pairs of key and tensor."

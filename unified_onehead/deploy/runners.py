@@ -56,7 +56,7 @@ def fold_norms(
 # %% ../../nbs/deploy/02_runners.ipynb #3c43db8b
 ONNX_FORMAT = "unified_onehead onnx 1"  # changes when a reader of the old form would read the new one wrongly
 OUTPUTS = ("rows", "masks", "probs")  # of a file without suppression inside, in this order
-PLAIN_TEXT = ("format", "package_version", "task", "author", "license")  # entries that are text; all others are JSON
+NEEDED = ("classes", "size", "stride", "config")  # entries without which a file cannot be run here
 
 
 def require(
@@ -83,10 +83,20 @@ def read_facts(
         said = f"its format is {entries['format']!r}" if "format" in entries else "it has no metadata of this package"
         raise InputError(f"{path}: is no {ONNX_FORMAT} file; {said}. Export one with unified-onehead export --weights model.pt "
                          "--format onnx; a file that another program has rewritten may have lost its metadata.")
-    try:
-        return {key: text if key in PLAIN_TEXT else json.loads(text) for key, text in entries.items()}
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: its metadata is damaged: an entry is no JSON ({error}). Export the file again.") from error
+    facts = {}
+    for key, text in entries.items():
+        try:
+            facts[key] = json.loads(text)
+        except json.JSONDecodeError:  # plain text: versions, and what other programs have added
+            facts[key] = text
+    wrong = [key for key in NEEDED if key not in facts or isinstance(facts[key], str)]
+    names = facts["classes"] if isinstance(facts.get("classes"), dict) else {}
+    if not wrong and not all(isinstance(names.get(task), list) and names[task] for task in ("seg", "det", "cls")):
+        wrong = ["classes"]
+    wrong += [key for key in ("size", "stride") if key not in wrong and not (type(facts[key]) is int and facts[key] > 0)]
+    if wrong:
+        raise InputError(f"{path}: its metadata is damaged: {wrong[0]} is missing or cannot be read. Export the file again.")
+    return facts
 
 
 def device_of_onnx(
@@ -145,12 +155,13 @@ class OnnxNet(nn.Module):
         if tuple(o.name for o in self.session.get_outputs()) != OUTPUTS:
             raise InputError(f"{path}: suppresses boxes by itself (nms), so their masks cannot refine them here, and it cannot be "
                              "evaluated. Export it without nms for use with this package.")
-        try:
-            self.stride, names = int(self.facts["stride"]), self.facts["classes"]
-            self.counts = {task: len(names[task]) for task in ("seg", "det", "cls")}
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: its metadata is incomplete ({type(error).__name__}: {error}). Export the file "
-                             "again.") from error
+        self.stride, names = self.facts["stride"], self.facts["classes"]
+        self.counts = {task: len(names[task]) for task in ("seg", "det", "cls")}
+        widths = 5 + self.counts["det"], self.counts["seg"], self.counts["cls"]
+        shapes = [o.shape for o in self.session.get_outputs()]
+        if any(shape[k] != width for shape, k, width in zip(shapes, (2, 1, 1), widths)):
+            raise InputError(f"{path}: its metadata does not belong to it: it names {self.counts} classes, and its outputs are "
+                             f"{shapes}. Export the file again.")
 
     def forward(self, images: torch.Tensor) -> UnifiedOutput:
         "All outputs of normalised images, float32 B x 3 x H x W, on the device of the images."

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from ..core.files import InputError, absent, file_there, replace_file
-from ..core.weights import broken_values, in_words, read_saved
+from ..core.weights import broken_values, in_words, read_saved, whole_numbers
 from ..core.config import BOXES_ALONE, Config, current_names, from_dict, to_dict
 from ..model.backbone import BACKBONES, freeze
-from ..model.net import OneHead, class_counts
+from ..model.net import OneHead
 
 # %% ../../nbs/learn/06_checkpoint.ipynb #3b01fbe2
 def pick_device(
@@ -65,6 +65,15 @@ def device_name(
 # %% ../../nbs/learn/06_checkpoint.ipynb #7a78a1f3
 FORMAT = "unified_onehead 2"  # 2: the head's hidden layers are residual
 
+
+def backbone_name(net: OneHead) -> str:  # a key of BACKBONES
+    "How a file calls a network's backbone. Raises InputError for one that is not registered."
+    name = next((k for k, kind in BACKBONES.items() if type(net.backbone) is kind), None)
+    if name is None:
+        raise InputError(f"{type(net.backbone).__name__}: is not in BACKBONES, so no file could say what it is. "
+                         "Add an entry first.")
+    return name
+
 # %% ../../nbs/learn/06_checkpoint.ipynb #4fd99f51
 def save_model(
     path: "str | Path",  # where the file shall be; its folder exists
@@ -91,30 +100,65 @@ def save_model(
     **more
         further plain values, kept under their name
     """
-    name = next((k for k, kind in BACKBONES.items() if type(net.backbone) is kind), None)
-    if name is None:
-        raise InputError(f"{type(net.backbone).__name__}: is not in BACKBONES, so no file could say what it is. "
-                         "Add an entry first.")
-    state = {"format": FORMAT, "config": to_dict(cfg), "classes": classes, "backbone": name, "frozen": net.backbone.frozen,
-             "versions": {"torch": str(torch.__version__)}, "state_dict": net.state_dict(), **more}
+    state = {"format": FORMAT, "config": to_dict(cfg), "classes": classes, "backbone": backbone_name(net),
+             "frozen": net.backbone.frozen, "versions": {"torch": str(torch.__version__)}, "state_dict": net.state_dict(), **more}
     buffer = io.BytesIO()
     torch.save(state, buffer)
     replace_file(path, buffer.getbuffer())  # a disk that refuses raises OSError here; torch's own writer would say RuntimeError
 
 # %% ../../nbs/learn/06_checkpoint.ipynb #80f538d6
+def misfit(
+    own: dict,  # the network's tensors by name
+    given: dict,  # the file's
+) -> str:  # in words; empty when all fit
+    "The first tensor of a file that a network has no place for, or that it lacks."
+    for name, value in own.items():
+        if name not in given:
+            return f"the tensor {name} is missing"
+        if given[name].shape != value.shape:
+            is_, should = (" x ".join(map(str, t.shape)) or "one number" for t in (given[name], value))
+            return f"the tensor {name} is {is_}, and config and classes ask for {should}"
+    more = [name for name in given if name not in own]
+    return f"the tensor {more[0]} belongs to another network" if more else whole_numbers(given, own)
+
+
 def rebuilt(saved: dict, path: str) -> tuple:  # network, configuration
-    "The network that a file describes, with its tensors. Raises InputError for a backbone that is not known here."
-    config = current_names(saved["config"])
-    cfg = from_dict({**config, "run": {**BOXES_ALONE, **config["run"]}})
+    """The network that a file describes, with its tensors. Raises InputError for settings and a backbone that are not known here,
+    ValueError for tensors that do not fit."""
     if saved["backbone"] not in BACKBONES:
         raise InputError(f"{path}: its backbone {saved['backbone']!r} is not one of {', '.join(BACKBONES)}. Import the module "
                          "that adds it to BACKBONES first.")
-    backbone = BACKBONES[saved["backbone"]]()
-    if saved["frozen"]:
-        freeze(backbone, -1 if saved["frozen"] == backbone.steps else saved["frozen"] - 1)
-    net = OneHead(backbone, class_counts(saved["classes"]), cfg.net.width, cfg.net.fused_stride)
+    config, backbone = current_names(saved["config"]), BACKBONES[saved["backbone"]]()
+    try:
+        cfg = from_dict({**config, "run": {**BOXES_ALONE, **config["run"]}})
+        if saved["frozen"]:
+            freeze(backbone, -1 if saved["frozen"] == backbone.steps else saved["frozen"] - 1)
+    except InputError as error:  # a setting of another version, or a value that somebody's hand wrote
+        raise InputError(f"{path}: its settings cannot be used ({str(error).rstrip('.')}). Update the package if a newer version "
+                         "wrote it.") from error
+    counts = {task: len(names) for task, names in saved["classes"].items()}
+    net = OneHead(backbone, counts, cfg.net.width, cfg.net.fused_stride)
+    if wrong := misfit(net.state_dict(), saved["state_dict"]):
+        raise ValueError(wrong)
     net.load_state_dict(saved["state_dict"])
     return net, cfg
+
+
+def network_of(
+    saved: dict,  # config, classes, backbone, frozen, state_dict
+    path: str,  # of the file, for messages
+    remedy: str = "Take the file that the run has written.",
+) -> tuple:  # network in eval, configuration
+    "The network of a file in our format. Raises InputError where its parts do not fit each other, or its numbers are broken."
+    try:
+        net, cfg = rebuilt(saved, path)
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:  # somebody's hand, or another version's file
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise InputError(f"{path}: says that it is a {FORMAT} model, but its parts do not fit each other ({reason}). "
+                         f"{remedy}") from error
+    if wrong := broken_values(saved["state_dict"]):
+        raise InputError(f"{path}: {wrong}: the file is broken, or its training broke down. Take another model, or train anew.")
+    return net.eval(), cfg
 
 # %% ../../nbs/learn/06_checkpoint.ipynb #3f766bd6
 class NotReadableNow(InputError):
@@ -150,13 +194,5 @@ def load_model(
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise InputError(f"{path}: is not a {FORMAT} model; it holds {in_words(saved)}, perhaps the weights of another network. "
                          "Evaluate a model.pt that `unified-onehead run` has written.")
-    try:
-        net, cfg = rebuilt(saved, str(path))
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # somebody's hand, or a file of another version
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        raise InputError(f"{path}: says that it is a {FORMAT} model, but its parts do not fit each other ({reason}). Take the "
-                         "file that the run has written.") from error
-    wrong = broken_values(saved["state_dict"])
-    if wrong:
-        raise InputError(f"{path}: {wrong}: the file is broken, or its training broke down. Take another model, or train anew.")
-    return net.eval().to(device), cfg, saved["classes"], saved
+    net, cfg = network_of(saved, str(path))
+    return net.to(device), cfg, saved["classes"], saved

@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..core.files import TRY_AGAIN, InputError, absent, disk_refuses, file_sha256, file_there, naming
-from ..core.weights import broken_values, in_words, read_saved, tensor_dicts, the_one, usual_prefix, wrapped
+from ..core.weights import (broken_values, in_words, read_weights, tensor_dicts, the_one, usual_prefix,
+                                          whole_numbers, wrapped)
 
 # %% ../../nbs/model/00_backbone.ipynb #fb22a45a
 NORMS = (nn.BatchNorm2d,)
@@ -325,7 +326,7 @@ def folded_trunk(
 
 # %% ../../nbs/model/00_backbone.ipynb #640b2da1
 def read_state(
-    path: str,  # a file written by torch.save: a state dict, alone or in a dict with other things
+    path: str,  # a file of torch.save, a state dict alone or in a dict with other things, or a safetensors file
     sha256: str = "",  # what its hash must be; empty accepts any
 ) -> "tuple[dict, str]":  # what it holds, for `match_backbone`, and the sha256
     """Read a file of weights safely. Raises InputError that says what it is instead.
@@ -333,7 +334,7 @@ def read_state(
     Parameters
     ----------
     path : str
-        a file written by torch.save: a state dict, alone or in a dict with other things
+        a file of torch.save, a state dict alone or in a dict with other things, or a safetensors file
     sha256 : str, default ""
         what its hash must be; empty accepts any
 
@@ -350,7 +351,7 @@ def read_state(
         if sha256 and found != sha256:
             raise InputError(f"weights {path}: sha256 is {found}, expected {sha256}. Download the file again.")
         with naming(path), open(path, "rb") as file:
-            state = read_saved(file, path, "weights ")
+            state = read_weights(file, path, "weights ")
     except OSError as error:
         remedy = TRY_AGAIN if disk_refuses(error) else "Check its permissions, or copy it to another folder."
         raise InputError(f"weights {path}: cannot be read ({error.strerror or error}). {remedy}") from error
@@ -368,6 +369,8 @@ def find_backbone(saved: dict, path: str, first: str = "auto") -> tuple:  # name
         fits = [(entries, *fit) for entries, state in states for fit in wrapped(state, own, shapes)]
         if fits:
             entries, prefix, ours = the_one(fits, saved, path, kind.title)
+            if whole := whole_numbers(ours, template):
+                raise InputError(f"weights {path}: {whole}. Give the file that they were quantised from.")
             wrong = broken_values({k.removeprefix("body."): v.to(template[k].dtype) for k, v in ours.items()})
             if wrong:
                 raise InputError(f"weights {path}: {wrong}: the file is broken, or its training broke down. Give another one.")
