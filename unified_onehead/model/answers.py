@@ -88,71 +88,91 @@ def restore_map(
     return logits
 
 # %% ../../nbs/model/05_answers.ipynb #ad941028
-PARTS = 4  # a cell is divided into so many along each side
-FINE = 10  # pixels; cells are not divided further than this
+FINE = 8  # pixels; cells are not divided further than this
 OPEN = 255  # in a map of classes: not decided yet; no class has this id, which is "ignore" in masks
 BLOCK = 1 << 20  # pixels that are compared at a time, which bounds the memory
+MOST = 1 << 15  # cells that are divided at a time, likewise
 
 
-def corner_values(logits: torch.Tensor) -> torch.Tensor:  # (h-1)(w-1) x 4 x C: upper left, upper right, lower left, lower right
-    "The logits at the corners of each cell of a map, C x h x w; cells in rows."
-    parts = logits[:, :-1, :-1], logits[:, :-1, 1:], logits[:, 1:, :-1], logits[:, 1:, 1:]
-    return torch.stack(parts).flatten(2).permute(2, 0, 1)
+def corner_values(
+    points: torch.Tensor,  # K x h x w x C
+    grid: torch.Tensor,  # int64 M: which of the K
+    row: torch.Tensor,  # int64 M: of the cell
+    column: torch.Tensor,  # int64 M: of the cell
+) -> torch.Tensor:  # M x 4 x C: upper left, upper right, lower left, lower right
+    "The values at the corners of these cells."
+    first = (grid * points.shape[1] + row) * points.shape[2] + column
+    corner = torch.tensor([0, 1, points.shape[2], points.shape[2] + 1], device=points.device)
+    return points.flatten(0, 2).index_select(0, (first[:, None] + corner).flatten()).view(-1, 4, points.shape[3])
 
 
-def only_winners(values: torch.Tensor) -> torch.Tensor:  # uint8 K: a class, or OPEN
-    "The class that wins everywhere in each cell, by its corners, K x 4 x C."
-    floor, winner = values.amin(1).max(1)
-    alone = (values.amax(1) >= floor[:, None]).sum(1) == 1
+def may_win(
+    high: torch.Tensor,  # ... x C: the highest corner of each class
+    floor: torch.Tensor,  # ...: the highest of the lowest corners
+    winner: torch.Tensor,  # int64 ...: the first class that has it
+) -> torch.Tensor:  # bool ... x C
+    "Which classes may win somewhere in a cell: those that rise above the floor, or reach it with a lower id."
+    ids = torch.arange(high.shape[-1], device=high.device)
+    return (high > floor[..., None]) | ((high == floor[..., None]) & (ids <= winner[..., None]))
+
+
+def only_winners(points: torch.Tensor) -> torch.Tensor:  # uint8 K x (h-1) x (w-1): a class, or OPEN
+    "The class that wins everywhere in each cell between the points, K x h x w x C."
+    low = high = points
+    for axis in (1, 2):  # of each cell's four corners
+        cells = points.shape[axis] - 1
+        low = torch.minimum(low.narrow(axis, 0, cells), low.narrow(axis, 1, cells))
+        high = torch.maximum(high.narrow(axis, 0, cells), high.narrow(axis, 1, cells))
+    floor, winner = low.max(-1)
+    alone = may_win(high, floor, winner).sum(-1) == 1
     return torch.where(alone, winner, OPEN).to(torch.uint8)
 
 
-def divide(values: torch.Tensor) -> torch.Tensor:  # K*PARTS*PARTS x 4 x C, parts in rows
-    "The corners of the parts of each cell, from its own corners, K x 4 x C."
-    share = torch.arange(PARTS + 1, device=values.device) / PARTS
+def divide(values: torch.Tensor, parts: int) -> torch.Tensor:  # K x (parts + 1) x (parts + 1) x C
+    "Points between the corners of each cell, K x 4 x C, that make so many cells of it along each side."
+    share = torch.arange(parts + 1, device=values.device) / parts
     along = torch.stack([1 - share, share], dim=1)
-    weights = torch.einsum("ia,jb->ijab", along, along).reshape(-1, 4)  # of the four corners at (PARTS + 1)^2 points
-    point = torch.arange((PARTS + 1) ** 2, device=values.device).view(PARTS + 1, PARTS + 1)
-    corners = torch.stack([point[:-1, :-1], point[:-1, 1:], point[1:, :-1], point[1:, 1:]], dim=-1).view(-1, 4)
-    return (weights @ values)[:, corners].flatten(0, 1)
+    weights = torch.einsum("ia,jb->ijab", along, along).reshape(-1, 4)  # of the four corners at (parts + 1)^2 points
+    return (weights @ values).unflatten(1, (parts + 1, parts + 1))
 
 # %% ../../nbs/model/05_answers.ipynb #85ed74e8
 def settle(
     logits: torch.Tensor,  # float32 C x h x w, h and w at least 2
     side: float,  # pixels of the photograph per location
-) -> tuple:  # uint8 grid of cells with a class or OPEN; row, column and corner values of the open ones; cells per location
-    "Divide the cells in which more than one class may win, until they are FINE pixels wide."
-    values, finer = corner_values(logits), 1
-    label = only_winners(values)
-    grid = label.view(logits.shape[1] - 1, logits.shape[2] - 1).clone()
-    row, column = torch.where(grid == OPEN)
-    values, step = values[label == OPEN], torch.arange(PARTS, device=logits.device)
+) -> "tuple | None":  # uint8 grid of cells: a class or OPEN; row, column, corner values of the open ones; cells per location
+    "Divide the cells in which more than one class may win, until they are FINE pixels wide. None: more than MOST at once."
+    points, finer = logits.permute(1, 2, 0)[None].contiguous(), 1
+    label = only_winners(points)
+    cell, row, column = torch.where(label == OPEN)
+    grid, values = label[0], corner_values(points, cell, row, column)
     while len(values) and side / finer > FINE:
-        values, finer = divide(values), finer * PARTS
-        label = only_winners(values)
-        grid = grid.repeat_interleave(PARTS, 0).repeat_interleave(PARTS, 1)
-        row = (row[:, None, None] * PARTS + step[:, None]).expand(-1, PARTS, PARTS).flatten()
-        column = (column[:, None, None] * PARTS + step).expand(-1, PARTS, PARTS).flatten()
-        grid[row, column] = label
-        still = torch.where(label == OPEN)[0]
-        row, column, values = row[still], column[still], values[still]
+        if len(values) > MOST and logits.shape[1] > 2:
+            return None
+        parts = 4 if side / finer > 2 * FINE else 2
+        points, finer = divide(values, parts), finer * parts
+        label = only_winners(points)
+        smaller = grid[:, None, :, None].repeat(1, parts, 1, parts)
+        smaller.transpose(1, 2)[row, column] = label
+        grid = smaller.flatten(2).flatten(0, 1)
+        cell, down, right = torch.where(label == OPEN)
+        row, column, values = row[cell] * parts + down, column[cell] * parts + right, corner_values(points, cell, down, right)
     return grid, row, column, values, finer
 
 
 def bilinear(
-    corners: torch.Tensor,  # K x 4 x ...
+    corners: "list[torch.Tensor]",  # 4 of K x ...
     down: torch.Tensor,  # K x ...: how far from the upper to the lower corners, 0..1
     right: torch.Tensor,  # K x ...: how far from the left to the right ones
 ) -> torch.Tensor:  # K x ...
     "The value inside a cell."
-    upper, lower = torch.lerp(corners[:, 0], corners[:, 1], right), torch.lerp(corners[:, 2], corners[:, 3], right)
+    upper, lower = torch.lerp(corners[0], corners[1], right), torch.lerp(corners[2], corners[3], right)
     return torch.lerp(upper, lower, down)
 
 
 def two_best(values: torch.Tensor) -> tuple:  # int64 K: the lower, the higher; bool K: there are more
     "The two classes that may win in each open cell."
-    high = values.amax(1)
-    may = high >= values.amin(1).amax(1, keepdim=True)
+    high, (floor, winner) = values.amax(1), values.amin(1).max(1)
+    may = may_win(high, floor, winner)
     two = high.masked_fill(~may, -torch.inf).topk(2, dim=1).indices
     return two.amin(1), two.amax(1), may.sum(1) > 2
 
@@ -172,10 +192,11 @@ class OpenCells:
         self.first, self.height = self.span(rows[0], row)
         self.left, self.width = self.span(columns[0], column)
         self.ends = (self.height * self.width).cumsum(0)  # of each cell's pixels, when all are counted one after the other
-        self.lower, self.higher, self.more = two_best(values)
-        pair = torch.stack([self.lower, self.higher], dim=1)[:, None].expand(-1, 4, -1)
+        lower, higher, self.more = two_best(values)
+        self.lower, self.higher = lower.to(torch.uint8), higher.to(torch.uint8)
+        pair = torch.stack([lower, higher], dim=1)[:, None].expand(-1, 4, -1)
         both = values.gather(2, pair)
-        self.lead = both[..., 0] - both[..., 1]  # K x 4: of the lower id over the higher
+        self.lead = (both[..., 0] - both[..., 1]).t().contiguous()  # 4 x K: of the lower id over the higher
 
     @staticmethod
     def span(cells: torch.Tensor, wanted: torch.Tensor) -> tuple:  # int64 K: the first pixel of each, and how many
@@ -183,24 +204,62 @@ class OpenCells:
         first = torch.searchsorted(cells, wanted)
         return first, torch.searchsorted(cells, wanted, right=True) - first
 
-    def pixels(self, start: int, stop: int) -> tuple:  # int64: cell, row and column of each
-        "The pixels with these numbers."
-        number = torch.arange(start, stop, device=self.ends.device)
-        cell = torch.searchsorted(self.ends, number, right=True)
-        number = number - self.ends[cell] + self.height[cell] * self.width[cell]
-        down = torch.div(number, self.width[cell], rounding_mode="floor")
-        return cell, self.first[cell] + down, self.left[cell] + number - down * self.width[cell]
+    def blocks(self) -> list:  # pairs of numbers of cells: the first, and the one after the last
+        "The cells in groups of about BLOCK pixels."
+        total = int(self.ends[-1])
+        marks = torch.arange(BLOCK, total + BLOCK, BLOCK, device=self.ends.device)
+        stops = [*torch.searchsorted(self.ends, marks).add(1).clamp(max=len(self.ends)).tolist()]
+        return [pair for pair in zip([0, *stops], stops) if pair[0] < pair[1]]
 
-    def paint(self, mask: torch.Tensor, start: int, stop: int) -> None:
-        "Write the classes of the pixels with these numbers. Of two that are level the lower id wins."
-        cell, y, x = self.pixels(start, stop)
-        down, right = self.rows[1][y], self.columns[1][x]
-        best = torch.where(bilinear(self.lead[cell], down, right) >= 0, self.lower[cell], self.higher[cell])
-        more = torch.where(self.more[cell])[0]
-        best[more] = bilinear(self.values[cell[more]], down[more, None], right[more, None]).argmax(1)
-        mask.view(-1)[y * mask.shape[1] + x] = best.to(torch.uint8)
+    def pixels(self, first: int, stop: int) -> tuple:  # int64: cell, row and column of each
+        "The pixels of these cells."
+        height, width = self.height[first:stop], self.width[first:stop]
+        counts = height * width
+        cell = torch.repeat_interleave(torch.arange(first, stop, device=counts.device), counts)
+        number = torch.arange(len(cell), device=counts.device) + torch.repeat_interleave(counts - counts.cumsum(0), counts)
+        wide = self.width.index_select(0, cell)
+        down = torch.div(number, wide, rounding_mode="floor")
+        return cell, self.first.index_select(0, cell) + down, self.left.index_select(0, cell) + number - down * wide
+
+    def paint(self, mask: torch.Tensor, first: int, stop: int) -> None:
+        "Write the classes of these cells' pixels. Of two that are level the lower id wins."
+        cell, y, x = self.pixels(first, stop)
+        down, right = self.rows[1].index_select(0, y), self.columns[1].index_select(0, x)
+        lead = bilinear([corner.index_select(0, cell) for corner in self.lead], down, right)
+        best = torch.where(lead >= 0, self.lower.index_select(0, cell), self.higher.index_select(0, cell))
+        more = torch.where(self.more.index_select(0, cell))[0]
+        if len(more):
+            values = self.values.index_select(0, cell[more]).unbind(1)
+            best[more] = bilinear(values, down[more, None], right[more, None]).argmax(1).to(torch.uint8)
+        mask.view(-1)[y * mask.shape[1] + x] = best
 
 # %% ../../nbs/model/05_answers.ipynb #60e26fb5
+def label_rows(
+    logits: torch.Tensor,  # float32 C x h x w
+    rows: "tuple[int, int]",  # of cells between locations: the first, and the one after the last
+    mask: torch.Tensor,  # uint8 H x W of the photograph; the rows of pixels in these cells are written
+    extent: "tuple[int, int]",  # see image_extent
+    stride: int,  # input pixels per location
+) -> bool:  # False: too much at once, nothing was written
+    "The classes of some rows of cells."
+    side = stride * max(pixels / part for pixels, part in zip(mask.shape, extent))
+    found = settle(logits[:, rows[0]:rows[1] + 1], side)
+    if found is None:
+        return False
+    grid, row, column, values, finer = found
+    down, right = (map_positions(mask.shape[k], extent[k], stride, logits.shape[k + 1], finer, logits.device) for k in (0, 1))
+    if rows != (0, logits.shape[1] - 1):
+        ends = torch.tensor([rows[0] * finer, rows[1] * finer], device=logits.device)
+        first, stop = torch.searchsorted(down[0], ends).tolist()
+        mask, down = mask[first:stop], (down[0][first:stop] - ends[0], down[1][first:stop])
+    torch.index_select(grid.index_select(1, right[0]), 0, down[0], out=mask)
+    if len(values) and len(mask):
+        cells = OpenCells(down, right, row, column, values)
+        for block in cells.blocks():
+            cells.paint(mask, *block)
+    return True
+
+# %% ../../nbs/model/05_answers.ipynb #60e26fb6
 @torch.no_grad()
 def label_pixels(
     logits: torch.Tensor,  # C x h x w at the stride of the letterboxed input, C at most 255
@@ -210,7 +269,7 @@ def label_pixels(
 ) -> torch.Tensor:  # uint8 H x W
     """The class of each pixel of the photograph: that of the largest of the logits, enlarged as `restore_map` does.
 
-    Where two are level, the lower id wins. Memory beyond the mask itself: about 100 bytes for each of BLOCK pixels.
+    Where two are level, the lower id wins. Memory beyond the mask is bounded, whatever the photograph's size.
 
     Parameters
     ----------
@@ -228,16 +287,13 @@ def label_pixels(
     torch.Tensor
         uint8 H x W
     """
-    logits = wide_enough(logits)
-    side = stride * max(pixels / part for pixels, part in zip(original, extent))
-    grid, row, column, values, finer = settle(logits, side)
-    rows, columns = (map_positions(original[k], extent[k], stride, logits.shape[k + 1], finer, logits.device) for k in (0, 1))
-    mask = grid.index_select(1, columns[0]).index_select(0, rows[0])
-    if len(values):
-        cells = OpenCells(rows, columns, row, column, values)
-        total = int(cells.ends[-1])
-        for start in range(0, total, BLOCK):
-            cells.paint(mask, start, min(start + BLOCK, total))
+    seen = [max(2, math.ceil(part / stride + 0.5)) for part in extent]  # locations that have a say; the rest is padding
+    logits = wide_enough(logits)[:, :seen[0], :seen[1]]
+    mask, waiting = torch.empty(original, dtype=torch.uint8, device=logits.device), [(0, logits.shape[1] - 1)]
+    while waiting:
+        first, stop = waiting.pop()
+        if not label_rows(logits, (first, stop), mask, extent, stride):
+            waiting += [(first, (first + stop) // 2), ((first + stop) // 2, stop)]
     return mask
 
 # %% ../../nbs/model/05_answers.ipynb #9047777d

@@ -280,9 +280,11 @@ def decode_detection(
         found, score = image_boxes[location], flat[top]
         if masks is not None and (mask_score_weight or mask_box_weight):
             found, score = refine_with_masks(found, score, channels[label], masks[i], stride,
-                                             mask_score_weight, mask_box_weight)
+                                             mask_score_weight, mask_box_weight, conf)
+        if conf:  # boxes are suppressed by better ones alone
+            likely = torch.where(score >= conf)[0]
+            found, score, label = found[likely], score[likely], label[likely]
         kept = batched_nms_xyxy(found, score, label, iou)[:keep]
-        kept = kept[score[kept] >= conf]
         results.append(Detections(found[kept], score[kept], label[kept]))
     return results
 

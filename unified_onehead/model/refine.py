@@ -144,6 +144,7 @@ def refine_with_masks(
     stride: int,  # pixels per location of the mask
     mask_score_weight: float,  # weight of the mask in the score, 0..1
     mask_box_weight: float,  # how far boxes move, as a share of the soft IoU and of the overlap
+    conf: float = 0.0,  # boxes whose refined score is lower are not wanted, so they are not moved
 ) -> "tuple[torch.Tensor, torch.Tensor]":  # boxes, scores
     """Boxes and scores refined with the mask of the same pass, both float32. A box whose class segmentation lacks stays as it is.
 
@@ -163,6 +164,8 @@ def refine_with_masks(
         weight of the mask in the score, 0..1
     mask_box_weight : float
         how far boxes move, as a share of the soft IoU and of the overlap
+    conf : float, default 0.0
+        boxes whose refined score is lower are not wanted, so they are not moved
 
     Returns
     -------
@@ -172,10 +175,11 @@ def refine_with_masks(
     probability, known = logits.float().softmax(0), channel >= 0
     inside = clip_xyxy(boxes, (logits.shape[-2] * stride, logits.shape[-1] * stride))
     soft_iou = soft_mask_iou(inside, channel, probability, stride)
-    moved = inside
-    if mask_box_weight:
-        moved = torch.lerp(inside, mask_outline(inside, channel, probability, stride), (mask_box_weight * soft_iou)[:, None])
+    both = torch.where(known, scores ** (1 - mask_score_weight) * soft_iou ** mask_score_weight, scores)
+    refined, wanted = torch.where(known[:, None], inside, boxes), torch.where(known & (both >= conf))[0]
+    if mask_box_weight and len(wanted):
+        moved, channel, soft_iou = inside[wanted], channel[wanted], soft_iou[wanted]
+        moved = torch.lerp(moved, mask_outline(moved, channel, probability, stride), (mask_box_weight * soft_iou)[:, None])
         part, overlap = overlapping_part(moved, channel, probability, stride)
-        moved = torch.lerp(moved, part, (mask_box_weight * overlap)[:, None])
-    both = scores ** (1 - mask_score_weight) * soft_iou ** mask_score_weight
-    return torch.where(known[:, None], moved, boxes), torch.where(known, both, scores)
+        refined[wanted] = torch.lerp(moved, part, (mask_box_weight * overlap)[:, None])
+    return refined, both

@@ -22,10 +22,12 @@ from ..data.layouts import find_mini
 from ..data.sources import data_digest
 from ..data.check import folder_mb
 from ..model.net import OneHead
+from ..model.refine import match_class_names
 from ..model.rules import check_network, count_macs
 from ..learn.forgetting import ScoreMatrix, trivial_floors
 from ..learn.checkpoint import device_name
 from ..learn.learner import Learner
+from ..deploy.bench import whole_latency
 from .results import Results, RunState
 
 # %% ../../nbs/run/02_measure.ipynb #2acbf552
@@ -137,6 +139,20 @@ def floors(
     images = Counter(r.category for r in learner.val_sets["cls"].records)
     return trivial_floors(pixels, [images[i] for i in range(len(learner.tasks["cls"].classes))])
 
+# %% ../../nbs/run/02_measure.ipynb #c801a7a0
+def latencies(
+    learner: Learner,  # trained
+) -> dict:  # median (ms), device, input_size; whole_ms: the whole answer, parts_ms; at_training_size: median and whole_ms there
+    "How long a forward pass takes, and a whole answer: from a photograph of 640 x 480 pixels to boxes, mask and class."
+    cfg, net, device = learner.cfg, learner.net, learner.device
+    same = match_class_names(learner.tasks["det"].classes, learner.tasks["seg"].classes)
+    rows = []
+    for size in (512, cfg.data.size):
+        whole = {part: round(ms, 2) for part, ms in whole_latency(net.eval(), size, same, cfg.run, device).items()}
+        rows.append({"median": round(measure_latency(net, size, device), 2), "input_size": size, "whole_ms": whole.pop("whole"),
+                     "parts_ms": whole})
+    return {**rows[0], "device": device_name(device), "at_training_size": rows[1]}
+
 # %% ../../nbs/run/02_measure.ipynb #c801a7a1
 def collect(
     learner: Learner,  # trained, with its validation images
@@ -169,12 +185,10 @@ def collect(
         all but `reproduced` and `rules`
     """
     cfg, net, device = learner.cfg, learner.net, learner.device
-    size, facts = cfg.data.size, check_network(net)
-    latency = {"median": round(measure_latency(net, 512, device), 2), "device": device_name(device), "input_size": 512,
-               "at_training_size": {"median": round(measure_latency(net, size, device), 2), "input_size": size}}
+    facts = check_network(net)
     return Results(
         matrix=state.matrix, single_task=single, **ScoreMatrix(state.matrix).summary(),
-        parameters=facts["total"], network=facts, macs_512=count_macs(net, 512), latency_ms=latency,
+        parameters=facts["total"], network=facts, macs_512=count_macs(net, 512), latency_ms=latencies(learner),
         train_seconds={**state.seconds, "total": round(sum(state.seconds.values()), 2)},
         stages=state.stages, scores=state.details, floors=floors(learner),
         fusion_weights=[round(w, 4) for w in net.neck.weights().mean(1).tolist()],
