@@ -201,7 +201,8 @@ class SegmentationTask(Task):
         torch.Tensor
             C_seg x H x W
         """
-        return restore_map(self.maps(output, i), sample.original, image_extent(sample.original, sample.scale), self.stride)
+        maps, extent = self.maps(output, i), image_extent(sample.original, sample.scale)
+        return restore_map(maps, sample.original, extent, size // maps.shape[-1])  # another network's maps may be finer
 
     def predict(self, output: UnifiedOutput, i: int, sample: Sample, size: int) -> torch.Tensor:  # uint8 H x W
         """Class ids of image i at its original size.
@@ -218,8 +219,8 @@ class SegmentationTask(Task):
         torch.Tensor
             uint8 H x W
         """
-        extent = image_extent(sample.original, sample.scale)
-        return label_pixels(self.maps(output, i), sample.original, extent, self.stride)
+        maps, extent = self.maps(output, i), image_extent(sample.original, sample.scale)
+        return label_pixels(maps, sample.original, extent, size // maps.shape[-1])
 
     def metric(self, records: list) -> SegmentationMetric:
         return SegmentationMetric(len(self.classes), self.classes)
