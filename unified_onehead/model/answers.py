@@ -40,20 +40,41 @@ def map_positions(
     pixels: int,  # of the photograph, along one side
     extent: int,  # input pixels that they fill
     stride: int,  # input pixels per location
-    locations: int,  # of the map along that side; at least 2
-    finer: int = 1,  # cells between two locations
+    points: int,  # along that side, see fold_points
+    finer: int = 1,  # parts of a cell
     device=None,  # where the answer shall be
 ) -> "tuple[torch.Tensor, torch.Tensor]":  # int64: the cell in which each pixel's middle lies; float32: how far into it, 0..1
-    "Where the middles of the pixels lie."
-    middle = (torch.arange(pixels, device=device) + 0.5) * (extent / pixels / stride) - 0.5
-    at = middle.clamp(0, locations - 1) * finer
-    cell = at.floor().clamp(max=finer * (locations - 1) - 1)
+    "Where the middles of the pixels lie among the points."
+    middle = ((torch.arange(pixels, device=device) + 0.5) * (extent / pixels)).clamp(0.5, extent - 0.5)  # of input pixels
+    if stride % 2:
+        at = (middle / stride - 0.5).clamp(0, points - 1)
+    else:
+        past = middle - (stride - 1) / 2  # the first point
+        location = torch.div(past, stride, rounding_mode="floor")
+        rest = past - location * stride  # 0..1: the short cell round a location's middle; above: the long one behind it
+        at = 2 * location + torch.where(rest < 1, rest, 1 + (rest - 1) / max(stride - 1, 1))
+        at = at.clamp(0, points - 1)
+    at = at * finer
+    cell = at.floor().clamp(max=finer * (points - 1) - 1)
     return cell.long(), at - cell
 
 
-def wide_enough(logits: torch.Tensor) -> torch.Tensor:  # C x h x w, float32
-    "A map of at least two locations per side, between which one can interpolate."
-    return logits.float().expand(-1, *(max(side, 2) for side in logits.shape[1:]))
+def fold_points(
+    logits: torch.Tensor,  # C x h x w
+    stride: int,  # input pixels per location
+) -> torch.Tensor:  # float32 C x h' x w', at least 2 per side: the points between which one interpolates
+    "The values in the two input pixels round each location's middle, or the locations where their middle is a pixel's."
+    logits = logits.float()
+    if stride % 2:
+        return logits.expand(-1, *(max(side, 2) for side in logits.shape[1:]))
+    for axis in (1, 2):
+        count, share = logits.shape[axis], 1 / (2 * stride)
+        first, last = logits.narrow(axis, 0, 1), logits.narrow(axis, count - 1, 1)
+        before = torch.cat([first, logits.narrow(axis, 0, count - 1)], dim=axis)
+        after = torch.cat([logits.narrow(axis, 1, count - 1), last], dim=axis)
+        pair = torch.stack([torch.lerp(logits, before, share), torch.lerp(logits, after, share)], dim=axis + 1)
+        logits = pair.flatten(axis, axis + 1)
+    return logits
 
 # %% ../../nbs/model/05_answers.ipynb #4b3b3f5c
 def restore_map(
@@ -80,7 +101,7 @@ def restore_map(
     torch.Tensor
         float32 C x H x W
     """
-    logits = wide_enough(logits)
+    logits = fold_points(logits, stride)
     for axis, pixels in ((1, original[0]), (2, original[1])):
         cell, part = map_positions(pixels, extent[axis - 1], stride, logits.shape[axis], device=logits.device)
         part = part[:, None] if axis == 1 else part
@@ -128,6 +149,11 @@ def only_winners(points: torch.Tensor) -> torch.Tensor:  # uint8 K x (h-1) x (w-
     return torch.where(alone, winner, OPEN).to(torch.uint8)
 
 
+def contenders(values: torch.Tensor) -> torch.Tensor:  # int64, ascending
+    "The classes that may win somewhere in these cells, K x 4 x C; the others need not be looked at again."
+    return torch.where(may_win(values.amax(1), *values.amin(1).max(1)).any(0))[0]
+
+
 def divide(values: torch.Tensor, parts: int) -> torch.Tensor:  # K x (parts + 1) x (parts + 1) x C
     "Points between the corners of each cell, K x 4 x C, that make so many cells of it along each side."
     share = torch.arange(parts + 1, device=values.device) / parts
@@ -137,26 +163,29 @@ def divide(values: torch.Tensor, parts: int) -> torch.Tensor:  # K x (parts + 1)
 
 # %% ../../nbs/model/05_answers.ipynb #85ed74e8
 def settle(
-    logits: torch.Tensor,  # float32 C x h x w, h and w at least 2
-    side: float,  # pixels of the photograph per location
-) -> "tuple | None":  # uint8 grid of cells: a class or OPEN; row, column, corner values of the open ones; cells per location
+    logits: torch.Tensor,  # float32 C x h x w, see fold_points
+    side: float,  # pixels of the photograph per cell, the long ones
+) -> "tuple | None":  # grid of cells: a class or OPEN; row, column, corner values of the open ones; their classes; cells per cell
     "Divide the cells in which more than one class may win, until they are FINE pixels wide. None: more than MOST at once."
     points, finer = logits.permute(1, 2, 0)[None].contiguous(), 1
     label = only_winners(points)
     cell, row, column = torch.where(label == OPEN)
     grid, values = label[0], corner_values(points, cell, row, column)
+    ids = contenders(values)
+    values, names = values[..., ids], torch.full((256,), OPEN, dtype=torch.uint8, device=logits.device)
+    names[:len(ids)] = ids.to(torch.uint8)
     while len(values) and side / finer > FINE:
         if len(values) > MOST and logits.shape[1] > 2:
             return None
         parts = 4 if side / finer > 2 * FINE else 2
         points, finer = divide(values, parts), finer * parts
-        label = only_winners(points)
+        label = names[only_winners(points).int()]
         smaller = grid[:, None, :, None].repeat(1, parts, 1, parts)
         smaller.transpose(1, 2)[row, column] = label
         grid = smaller.flatten(2).flatten(0, 1)
         cell, down, right = torch.where(label == OPEN)
         row, column, values = row[cell] * parts + down, column[cell] * parts + right, corner_values(points, cell, down, right)
-    return grid, row, column, values, finer
+    return grid, row, column, values, ids, finer
 
 
 def bilinear(
@@ -187,13 +216,14 @@ class OpenCells:
         row: torch.Tensor,  # int64 K: the open cells' row
         column: torch.Tensor,  # int64 K: their column
         values: torch.Tensor,  # K x 4 x C: their corners
+        ids: torch.Tensor,  # int64 C: which classes these are
     ):
-        self.rows, self.columns, self.values = rows, columns, values
+        self.rows, self.columns, self.values, self.ids = rows, columns, values, ids.to(torch.uint8)
         self.first, self.height = self.span(rows[0], row)
         self.left, self.width = self.span(columns[0], column)
         self.ends = (self.height * self.width).cumsum(0)  # of each cell's pixels, when all are counted one after the other
         lower, higher, self.more = two_best(values)
-        self.lower, self.higher = lower.to(torch.uint8), higher.to(torch.uint8)
+        self.lower, self.higher = self.ids[lower], self.ids[higher]
         pair = torch.stack([lower, higher], dim=1)[:, None].expand(-1, 4, -1)
         both = values.gather(2, pair)
         self.lead = (both[..., 0] - both[..., 1]).t().contiguous()  # 4 x K: of the lower id over the higher
@@ -230,23 +260,23 @@ class OpenCells:
         more = torch.where(self.more.index_select(0, cell))[0]
         if len(more):
             values = self.values.index_select(0, cell[more]).unbind(1)
-            best[more] = bilinear(values, down[more, None], right[more, None]).argmax(1).to(torch.uint8)
+            best[more] = self.ids[bilinear(values, down[more, None], right[more, None]).argmax(1)]
         mask.view(-1)[y * mask.shape[1] + x] = best
 
 # %% ../../nbs/model/05_answers.ipynb #60e26fb5
 def label_rows(
-    logits: torch.Tensor,  # float32 C x h x w
-    rows: "tuple[int, int]",  # of cells between locations: the first, and the one after the last
+    logits: torch.Tensor,  # float32 C x h x w, see fold_points
+    rows: "tuple[int, int]",  # of cells between points: the first, and the one after the last
     mask: torch.Tensor,  # uint8 H x W of the photograph; the rows of pixels in these cells are written
     extent: "tuple[int, int]",  # see image_extent
     stride: int,  # input pixels per location
 ) -> bool:  # False: too much at once, nothing was written
     "The classes of some rows of cells."
-    side = stride * max(pixels / part for pixels, part in zip(mask.shape, extent))
+    side = max(stride - 1, 1) * max(pixels / part for pixels, part in zip(mask.shape, extent))
     found = settle(logits[:, rows[0]:rows[1] + 1], side)
     if found is None:
         return False
-    grid, row, column, values, finer = found
+    grid, row, column, values, ids, finer = found
     down, right = (map_positions(mask.shape[k], extent[k], stride, logits.shape[k + 1], finer, logits.device) for k in (0, 1))
     if rows != (0, logits.shape[1] - 1):
         ends = torch.tensor([rows[0] * finer, rows[1] * finer], device=logits.device)
@@ -254,7 +284,7 @@ def label_rows(
         mask, down = mask[first:stop], (down[0][first:stop] - ends[0], down[1][first:stop])
     torch.index_select(grid.index_select(1, right[0]), 0, down[0], out=mask)
     if len(values) and len(mask):
-        cells = OpenCells(down, right, row, column, values)
+        cells = OpenCells(down, right, row, column, values, ids)
         for block in cells.blocks():
             cells.paint(mask, *block)
     return True
@@ -288,7 +318,7 @@ def label_pixels(
         uint8 H x W
     """
     seen = [max(2, math.ceil(part / stride + 0.5)) for part in extent]  # locations that have a say; the rest is padding
-    logits = wide_enough(logits)[:, :seen[0], :seen[1]]
+    logits = fold_points(logits[:, :seen[0], :seen[1]], stride)
     mask, waiting = torch.empty(original, dtype=torch.uint8, device=logits.device), [(0, logits.shape[1] - 1)]
     while waiting:
         first, stop = waiting.pop()
