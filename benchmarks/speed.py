@@ -1,11 +1,11 @@
-"""How long an answer takes, and against what: python benchmarks/speed.py --weights RUN --photographs DIR [--before CLONE] [--name NAME]
+"""How long an answer takes: python benchmarks/speed.py --weights RUN --photographs DIR [--before CLONE] [--name NAME]
 
-Each row is a ratio. Both sides run in this process on one thread, pinned to one core where the system can, by turns; given are the
-median of the ratios of neighbours and their quartiles, so that what else the machine does hits both. `--before` names a checkout of
-an older version: its parts of an answer are measured in a process of its own, for the stacked bar on the docs page
-(nbs/articles/speed.ipynb), which draws the record. RUN holds a trained model.pt; DIR holds JPEG photographs, of which those of 640 x
-480 pixels are taken. The three specialists are built as benchmarks/specialists.py builds them, with random weights, and a
-detector of random weights finds as many boxes as its limits allow or none; which of the two is in the record.
+Each row is a ratio. Both sides run in this process on one thread, pinned to one core where the system can, by turns; given are
+the median of the ratios of neighbours and their quartiles, so that what else the machine does hits both. `--before` names a
+checkout of an older version: its parts of an answer are measured in a process of its own, for the stacked bar on the docs page
+(nbs/articles/speed.ipynb), which draws the record. RUN is the folder of a run; DIR holds JPEG photographs, of which those of 640
+x 480 pixels are taken. The three specialists are built as benchmarks/specialists.py builds them, with random weights; how many
+boxes that detector finds is in the record.
 
 The record, with versions, device, threads, load and weights, is benchmarks/results/speed/NAME.json.
 """
@@ -236,7 +236,7 @@ def measure(weights: str, folder: str, before: "str | None") -> dict:
         bench.models["onnx"] = type(bench.models["onnx"])(weights, "cpu", "onnx")
     shown = {name: parts(bench, name) for name in bench.models}
     if before:
-        shown["before"] = json.loads(python(OLD, weights, json.dumps(photos), before, where=before))
+        shown["before"] = json.loads(python(OLD, f"{weights}/model.pt", json.dumps(photos), before, where=before))
     megabytes, grown = map(float, python(LARGE, weights).split())
     return {"rows": found, "parts": shown, "cold": cold_start(weights, photos[0]),
             "large": {"picture_mb": megabytes, "peak_beyond_mb": grown, "megapixels": 48},
@@ -246,7 +246,7 @@ def measure(weights: str, folder: str, before: "str | None") -> dict:
 
 def main(argv: "list[str] | None" = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, help="a run's folder or model.pt")
+    parser.add_argument("--weights", required=True, help="a run's folder")
     parser.add_argument("--photographs", required=True, help="folder with JPEGs")
     parser.add_argument("--before", help="a checkout of an older version, for the stacked bar")
     parser.add_argument("--name", default="cpu", help="of the record (default: %(default)s)")

@@ -14,9 +14,12 @@ def hats(at, cells):  # len(at) x cells: the weights that read a row of cells at
     return np.maximum(1 - abs(at[:, None] - np.arange(cells)), 0).astype(np.float32)
 
 
+def bigger(cells, many, step):  # many x cells: the weights that enlarge a row; a place is `step` cells long
+    return hats(np.clip((np.arange(many) + 0.5) * step - 0.5, 0, cells - 1), cells)
+
+
 def full_mask(logits, inside, original, stride):  # class ids of a photograph; `inside`: the input's pixels that show it
-    at = [np.clip((np.arange(n) + 0.5) * (i / n / stride) - 0.5, 0, m - 1) for n, i, m in zip(original, inside, logits.shape[1:])]
-    rows, columns = (hats(places, cells) for places, cells in zip(at, logits.shape[1:]))
+    rows, columns = (bigger(i, n, i / n) @ bigger(m, i, 1 / stride) for n, i, m in zip(original, inside, logits.shape[1:]))
     ids, best = np.zeros(original, np.uint8), np.full(original, -np.inf, np.float32)
     for k, one in enumerate(logits):  # a class at a time: all at once take gigabytes for a large photograph
         one = rows @ one @ columns.T

@@ -100,7 +100,7 @@ class Results(ReadByKey):
     macs_512 : dict[str, int] | None, default None
         part of the network -> multiply-accumulates of one 512 x 512 image
     latency_ms : dict | None, default None
-        forward pass: median (ms), input_size, device; whole answer: whole_ms, parts_ms; `at_training_size`
+        pass: median (ms), input_size, device; answer: whole_ms, parts_ms; `at_training_size`
     train_seconds : dict[str, float] | None, default None
         stage -> seconds, and `total`
     stages : list[dict] | None, default None
@@ -143,7 +143,7 @@ class Results(ReadByKey):
     parameters: "int | None" = None  # of the whole network, frozen ones too
     network: "dict | None" = None  # `check_network`: total, neck_layers, head_layers, one_branch, frozen_blocks, ..
     macs_512: "dict[str, int] | None" = None  # part of the network -> multiply-accumulates of one 512 x 512 image
-    latency_ms: "dict | None" = None  # forward pass: median (ms), input_size, device; whole answer: whole_ms, parts_ms; `at_training_size`
+    latency_ms: "dict | None" = None  # pass: median (ms), input_size, device; answer: whole_ms, parts_ms; `at_training_size`
     train_seconds: "dict[str, float] | None" = None  # stage -> seconds, and `total`
     stages: "list[dict] | None" = None  # each stage's name, tasks, images and replayed {task: n}, device: what it was given
     scores: "dict[str, dict] | None" = None  # task -> `per_class` {name: value or None} and counts, at the end
