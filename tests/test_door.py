@@ -79,4 +79,5 @@ def test_the_modules_do_not_come_through_the_door():
     assert len(texts) > 30
     asks = re.compile(r"^[ ]*(?:from (?:unified_onehead|\.+) import|import unified_onehead\b) *(\S.*)$", re.MULTILINE)
     taken = [(name, what) for name, text in texts.items() for what in asks.findall(text)]
-    assert set(taken) <= {("cli.py", "__version__"), ("grading.py", "__version__")}
+    example = ("card.py", "Predictor")  # what a model card tells its readers to write
+    assert example in taken and {what for name, what in taken if (name, what) != example} == {"__version__"}

@@ -222,7 +222,7 @@ def test_a_class_is_graded_into_one_table(model, val, scores, tmp_path, capsys):
         assert (row["mIoU"], row["Top-1"]) == (f"{scores['mIoU']:.6g}", f"{scores['Top1']:.6g}")
         assert row["mAP"] == row["error"] == ""
         assert [row[f"course {k}"] for k in ("mIoU", "Top-1")] == [f"{scores['course'][k]:.6g}" for k in ("mIoU", "Top-1")]
-        assert row["parameters"] == str(sum(p.numel() for p in Predictor(model, "cpu").net.parameters()))
+        assert row["parameters"] == str(sum(p.numel() for p in Predictor(model, "cpu").trained.parameters()))
     assert rows["eve"]["Top-1"] != rows["ada"]["Top-1"] and rows["eve"]["mIoU"] == rows["ada"]["mIoU"]
     assert "cy/model.pt" in rows["cy"]["error"] and "unpack" in rows["dan"]["error"]
     assert "no .pt" in rows["'=fay"]["error"]
