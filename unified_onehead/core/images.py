@@ -175,7 +175,7 @@ def to_rgb(
     elif image.getbands()[-1] in ("A", "a") or "transparency" in image.info:  # the latter: colours that stand for "nothing"
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 # %% ../../nbs/core/06_images.ipynb #5a059745
 PHOTO = "Save it anew as JPEG or PNG, or take another photograph."  # the remedy where nothing is labelled

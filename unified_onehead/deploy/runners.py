@@ -48,10 +48,12 @@ def fold_norms(
     OneHead
         a copy in eval without gradients, on the same device
     """
-    plain = copy.deepcopy(net).eval().requires_grad_(False)
-    folded = copy.deepcopy(plain)
-    folded.backbone = folded_trunk(folded.backbone).requires_grad_(False)
-    return folded if same_answers(plain, folded) else plain
+    plain = copy.deepcopy(net).eval() if net.training else net
+    folded = copy.copy(plain)  # its parts follow: the backbone is copied once, when it is folded
+    folded._modules = {name: copy.deepcopy(part) for name, part in plain._modules.items() if name != "backbone"}
+    folded.backbone = folded_trunk(plain.backbone)
+    same = same_answers(plain, folded)
+    return (folded if same else copy.deepcopy(plain)).requires_grad_(False)
 
 # %% ../../nbs/deploy/02_runners.ipynb #3c43db8b
 ONNX_FORMAT = "unified_onehead onnx 1"  # changes when a reader of the old form would read the new one wrongly

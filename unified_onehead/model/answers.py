@@ -109,7 +109,7 @@ def restore_map(
     return logits
 
 # %% ../../nbs/model/05_answers.ipynb #ad941028
-FINE = 8  # pixels; cells are not divided further than this
+FINE = 16  # pixels; cells are not divided further than this
 OPEN = 255  # in a map of classes: not decided yet; no class has this id, which is "ignore" in masks
 BLOCK = 1 << 20  # pixels that are compared at a time, which bounds the memory
 MOST = 1 << 15  # cells that are divided at a time, likewise
