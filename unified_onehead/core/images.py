@@ -170,6 +170,7 @@ def to_rgb(
     Image.Image
         H x W, mode RGB
     """
+    image.load()  # decoded here, so that the file may be closed and what is broken shows
     if image.mode == "I" or image.mode.startswith("I;16"):  # 0..65535
         image = Image.fromarray((np.array(image).clip(0, 65535) // 256).astype(np.uint8))
     elif image.getbands()[-1] in ("A", "a") or "transparency" in image.info:  # the latter: colours that stand for "nothing"
