@@ -94,7 +94,7 @@ def answer(model, photo):  # score, box, name of each object; class ids of all p
 
 
 if __name__ == "__main__":
-    found, mask, names, probs = answer(*sys.argv[1:])
+    found, mask, names, probs = answer(*sys.argv[1:]) if len(sys.argv) == 3 else sys.exit(__doc__)
     for score, box, label in found:
         print(f"{label} {score:.2f} at {box.round().astype(int).tolist()}")
     print("mask:", ", ".join(f"{names[k]} {(mask == k).mean():.0%}" for k in np.unique(mask)))

@@ -68,11 +68,26 @@ def test_a_video_is_answered_frame_by_frame(model, tmp_path):
     assert read[-1].name.endswith("one.png"), "and the next is answered"
 
 
-def test_a_video_without_its_library(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "av", None)
-    (tmp_path / "clip.mp4").write_bytes(b"film")
-    told, = pictures(tmp_path / "clip.mp4")
-    assert 'pip install "unified-onehead[video]"' in str(told)
+@pytest.mark.parametrize("library", [True, False])
+def test_a_bad_video_in_a_folder_ends_nothing(monkeypatch, tmp_path, library):
+    if library:
+        pytest.importorskip("av")
+    else:
+        monkeypatch.setitem(sys.modules, "av", None)
+    (tmp_path / "b.mp4").write_bytes(b"film")
+    for name in ("a.png", "c.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    first, told, last = pictures(tmp_path)
+    assert first.name.endswith("a.png") and last.name.endswith("c.png")
+    assert ("cannot be read as a video" if library else 'pip install "unified-onehead[video]"') in str(told)
+
+
+def test_a_video_has_an_address(monkeypatch, tmp_path):
+    from unified_onehead.deploy import sources
+    write_video(tmp_path / "clip.mp4", [np.full((48, 64, 3), 90, np.uint8)] * 2)
+    monkeypatch.setattr(sources, "fetched", lambda url: (tmp_path / "clip.mp4").read_bytes())
+    found = list(pictures("https://example.org/clip.mp4?key=1"))
+    assert [(p.name, p.frame) for p in found] == [("https://example.org/clip.mp4?key=1", k) for k in (0, 1)]
 
 
 def test_bad_items_in_a_list_of_two_hundred(model, place):
@@ -118,15 +133,53 @@ def test_the_command_answers_a_folder(place, tmp_path):
     json.loads((out / "mask_classes.json").read_text())
 
 
+def test_the_command_writes_over_nothing_and_reads_no_answers(place, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for photo in sorted((place / "minis/mini_coco_det/val").rglob("*.jpg"))[:2]:
+        (photos / photo.name).write_bytes(photo.read_bytes())
+    before = {p.name: p.read_bytes() for p in photos.iterdir()}
+    words = ["-m", "unified_onehead", "predict", photos, "--weights", place / "model.pt", "--device", "cpu", "--quiet", "--out"]
+    refused = fresh(*words, photos, cwd=tmp_path)
+    assert refused.returncode == 2 and "Name a new folder with --out" in refused.stderr
+    assert {p.name: p.read_bytes() for p in photos.iterdir()} == before
+    for _ in range(2):
+        done = fresh(*words, photos / "answers", cwd=tmp_path)
+        assert done.returncode == 0 and "2 pictures answered" in done.stdout, done.stdout + done.stderr
+    assert {p.name: p.read_bytes() for p in photos.iterdir() if p.is_file()} == before
+
+
+def test_a_converted_network_that_was_damaged_is_made_anew(place, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    photo = next((place / "minis/mini_coco_det/val").rglob("*.jpg"))
+    first = Predictor(place / "model.pt", "cpu", "onnx")(photo)
+    kept, = (tmp_path / "cache").rglob("*.onnx")
+    kept.write_bytes(kept.read_bytes()[:1000])
+    again = Predictor(place / "model.pt", "cpu", "onnx")(photo)
+    assert "It is made anew" in capsys.readouterr().err and np.array_equal(first.mask, again.mask)
+    with pytest.raises(InputError, match="Leave backend=torch out"):
+        Predictor(kept, "cpu", "torch")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="Set XDG_CACHE_HOME"):
+        Predictor(place / "model.pt", "cpu", "onnx")
+
+
 @pytest.mark.parametrize("words, told", [
     (["predict", "nothing.jpg", "--weights", "nothing.pt", "--out", "o"], "nothing.pt"),
     (["predict", "a.jpg", "--weights", "model.pt", "--out", "o", "--conf", "3"], "conf=3"),
     (["predict", "a.jpg", "--weights", "model.pt", "--out", "model.pt/o"], "cannot be written"),
+    (["predict", "a.jpg", "--weights", "model.pt", "--out", ""], "--out: an empty name"),
+    (["predict", "a.jpg", "--weights", "model.pt", "--out", "."], "Name a new folder with --out"),
+    (["predict", "a.jpg", "--weights", "model.pt2", "--out", "o"], "torch.export.load opens"),
     (["predict", "a.jpg", "--weights", "model.pt", "--out", "o", "--device", "tpu"], "device=tpu: one of")])
 def test_what_cannot_work_is_one_paragraph(place, words, told, capsys, monkeypatch):
     from unified_onehead.cli import main
     monkeypatch.chdir(place)
     Image.new("RGB", (8, 8)).save("a.jpg")
+    Path("model.pt2").write_bytes(b"exported")
     assert main(words) == 2
     err = capsys.readouterr().err
     assert told in err and err.startswith("error: ") and "Traceback" not in err

@@ -395,5 +395,5 @@ except InputError as error:
     print(error)
 """
     loaded, sent = with_hub(code, tmp_path, "http://127.0.0.1:9").splitlines()
-    assert loaded.startswith("ada/street: no such file or folder here") and "is there a network?" in loaded
-    assert sent.startswith("ada/x: was not sent; the Hub cannot be reached") and "is there a network?" in sent
+    assert loaded.startswith("ada/street: no such file or folder here") and "check the network" in loaded
+    assert sent.startswith("ada/x: was not sent; the Hub cannot be reached") and "check the network" in sent

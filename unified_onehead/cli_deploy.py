@@ -32,7 +32,7 @@ def do_predict(args: argparse.Namespace) -> int:  # exit code: 1 when a picture 
     with tqdm(unit=" images", file=sys.stderr, disable=args.quiet) as bar:
         done, lost = predict_folder(predictor, args.sources, writer, args.conf, args.batch, bar,
                                     lambda text: tqdm.write(text, file=sys.stderr))
-    print(f"{args.out}: {done} pictures answered, on {predictor.device}" + f"; {lost} left out" * bool(lost))
+    print(f"{args.out}: {done} picture{'s' * (done != 1)} answered, on {predictor.device}" + f"; {lost} left out" * bool(lost))
     return 1 if lost else 0
 
 # %% ../nbs/cli_deploy.ipynb #6bdb0c3e

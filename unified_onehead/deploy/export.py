@@ -124,7 +124,7 @@ def check_wishes(
         raise InputError("half with int8: a file has one of them. Choose half for a GPU, int8 for a small file.")
     if wishes["int8"] and calibration is None:
         raise InputError("int8: needs pictures like those that it will see, to measure the range of every layer. Give "
-                         "calibration=DATA, the folder with the three minis, or a list of pictures.")
+                         "calibration=DATA (--data-root DATA), the folder with the three minis, or a list of pictures.")
     if calibration is not None and not wishes["int8"]:
         raise InputError("calibration: only int8 uses it. Add int8=True, or leave calibration out.")
 

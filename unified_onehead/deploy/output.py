@@ -9,16 +9,19 @@ __all__ = ['Writer', 'predict_folder']
 import csv
 import io
 import json
+import os
 from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
 
+from .. import __version__
 from ..core.files import InputError, replace_file
-from .result import Result, png_bytes, shares
+from .result import LONGEST_SIDE, Result, png_bytes, shares
 from .sources import pictures
 from .predictor import Predictor
 
 # %% ../../nbs/deploy/06_output.ipynb #119e8044
+MARK, MADE_BY = "predict.json", "unified-onehead predict"
 CSV_COLUMNS = ("picture", "frame", "class", "probability", "second", "second_probability", "third", "third_probability", "boxes",
                "mask")
 
@@ -32,6 +35,25 @@ def written(path: Path, data: bytes) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}). Name a folder of yours with --out.") from error
 
 
+def claim_folder(
+    out: Path,  # the folder
+    facts: dict,  # what is to be known of its content
+) -> None:
+    "Mark a folder as one of answers. Raises InputError for one that holds anything else: nothing of anyone's is written over."
+    try:
+        ours = json.loads((out / MARK).read_bytes()).get("made_by") == MADE_BY
+    except (OSError, ValueError, AttributeError):
+        ours = False
+    try:
+        held = sorted(os.listdir(out)) if out.exists() else []
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error}). Name a folder of yours with --out.") from error
+    if held and not ours:
+        raise InputError(f"{out}: holds {', '.join(held[:3])}{', ..' * (len(held) > 3)}, and answers could take the place of "
+                         "files with the same names. Name a new folder with --out.")
+    written(out / MARK, json.dumps({"made_by": MADE_BY, **facts}, indent=1).encode())
+
+
 def csv_row(result: Result) -> list:
     "Of CSV_COLUMNS."
     order = (-result.probs).argsort(kind="stable")[:3]
@@ -43,7 +65,8 @@ def csv_row(result: Result) -> list:
 
 # %% ../../nbs/deploy/06_output.ipynb #260ac182
 class Writer:
-    """Collects results and writes the files that were asked for. Raises InputError where the folder cannot be written to.
+    """Collects results and writes the files that were asked for. Raises InputError where the folder cannot be written to, or
+    holds anything but earlier answers.
 
     Parameters
     ----------
@@ -70,11 +93,12 @@ class Writer:
         masks: bool = False,  # write masks/ and mask_classes.json
         table: bool = False,  # write classes.csv
     ):
-        self.out, self.classes = Path(out), classes
+        if not str(out):
+            raise InputError("--out: an empty name. Name the folder that is to receive the answers.")
+        self.out, self.classes = Path(out).expanduser(), classes
         self.images, self.boxes, self.masks, self.table = images, boxes, masks, table
         self.names, self.annotations, self.listed, self.rows = Counter(), [], [], []
-        written(self.out / ".writable", b"")  # before anything is computed
-        (self.out / ".writable").unlink()
+        claim_folder(self.out, {"version": __version__, "classes": classes})  # before anything is computed
 
     def name(self, result: Result) -> str:
         "A file name without ending that no other result of this folder has."
@@ -104,7 +128,7 @@ class Writer:
         """
         name = self.name(result)
         if self.images:
-            result.save(self.out / f"{name}.jpg")
+            result.save(self.out / f"{name}.{'jpg' if max(result.shape) <= LONGEST_SIDE['.jpg'] else 'png'}")
         if self.masks:
             written(self.out / "masks" / f"{name}.png", png_bytes(result.mask_image()))
         if self.boxes:
@@ -181,7 +205,7 @@ def predict_folder(
 
     def readable():
         nonlocal lost
-        for item in pictures(sources, 2 * batch):
+        for item in pictures(sources, 2 * batch, str(writer.out)):
             if isinstance(item, InputError):
                 lost += 1
                 say(f"left out: {item}")

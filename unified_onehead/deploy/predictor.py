@@ -7,8 +7,10 @@ __all__ = ['Predictor']
 
 # %% ../../nbs/deploy/05_predictor.ipynb #d40c6321
 import itertools
+import numbers
 import os
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from ..core.files import InputError
 from ..data.records import Sample, letterbox, normalise
 from ..model.answers import image_extent, label_pixels, locate_boxes
 from ..model.refine import match_class_names
-from ..learn.checkpoint import pick_device
+from ..learn.checkpoint import NotReadableNow, pick_device
 from .sources import Picture, is_single, pictures
 from .result import Result
 from .runners import fold_norms, load_onnx
@@ -45,12 +47,12 @@ def boxed(picture: Picture, size: int) -> Sample:
 
 def check_limits(conf: float = CONF, iou: float = 0.5, max_det: int = 100, batch: int = BATCH) -> None:
     "Refuse what cannot be meant."
-    for name, value, low, high in (("conf", conf, 0, 1), ("iou", iou, 0, 1)):
-        if not low <= value <= high:
-            raise InputError(f"{name}={value}: a number in {low}..{high}.")
-    for name, value in (("batch", batch), ("max_det", max_det)):
-        if int(value) != value or value < 1:
-            raise InputError(f"{name}={value}: a whole number, at least 1.")
+    whole = (lambda v: v >= 1 and v % 1 == 0), "a whole number, at least 1"
+    for name, value, good, meant in (("conf", conf, lambda v: 0 <= v <= 1, "a number in 0..1"),
+                                     ("iou", iou, lambda v: 0 < v <= 1, "a number above 0, to 1"),
+                                     ("batch", batch, *whole), ("max_det", max_det, *whole)):
+        if not isinstance(value, numbers.Real) or isinstance(value, bool) or not good(value):
+            raise InputError(f"{name}={value!r}: give {meant}.")
 
 
 def batches(items: Iterator, size: int) -> Iterator[list]:
@@ -76,9 +78,21 @@ def as_onnx(
     for name, tensor in net.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     path = cache_folder() / f"{digest.hexdigest()[:16]}.onnx"
-    if not path.exists():
-        print(f"converting the network for ONNX Runtime, once; kept in {path.parent}", file=sys.stderr, flush=True)
-        export_model(net, cfg, classes, path)
+    if path.exists():
+        try:
+            return load_onnx(path, device)[0]
+        except NotReadableNow:
+            raise
+        except InputError as error:
+            print(f"{error} It is made anew.", file=sys.stderr, flush=True)
+    try:  # before the work
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f"{path.parent}: cannot be written ({error.strerror or error}), and the converted network is kept "
+                         "there. Set XDG_CACHE_HOME to a folder of yours, or leave out backend=onnx.") from error
+    print(f"converting the network for ONNX Runtime, once; kept in {path.parent}", file=sys.stderr, flush=True)
+    export_model(net, cfg, classes, path)
     return load_onnx(path, device)[0]
 
 # %% ../../nbs/deploy/05_predictor.ipynb #74031607
@@ -116,6 +130,9 @@ class Predictor:
         self.net, self.cfg, self.classes, self.facts = load_any(source, pick_device("auto" if device is None else device))
         self.trained = self.net  # what can be exported; `net` is what runs
         first = next(self.net.parameters(), None)
+        if first is None and backend == "torch":
+            raise InputError(f"{source}: is an ONNX file, which ONNX Runtime runs. Leave backend=torch out, or give the "
+                             "model.pt.")
         self.device = self.net.device if first is None else first.device
         self.stride = self.net.stride
         if backend == "onnx" and first is not None:

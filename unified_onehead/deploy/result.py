@@ -22,6 +22,7 @@ from ..core.viz import voc_palette
 COLOURS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75), (227, 119, 194),
            (127, 127, 127), (188, 189, 34), (23, 190, 207))  # of the classes of boxes; they repeat after ten
 OPACITY = 0.45  # of the mask
+LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}  # pixels that the formats hold
 
 
 
@@ -326,17 +327,31 @@ class Result:
         str
             the file
         """
-        out = Path(out)
-        path = out if out.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp") else out / f"{self.stem}.jpg"
-        buffer = io.BytesIO()
-        Image.fromarray(self.plot() if image is None else image).save(buffer, Image.registered_extensions()[path.suffix.lower()],
-                                                                      **{} if path.suffix == ".png" else {"quality": 92})
+        picture = Image.fromarray(self.plot() if image is None else image)
+        path, buffer = self.place(Path(out)), io.BytesIO()
+        side = LONGEST_SIDE.get(path.suffix.lower(), max(picture.size))
+        if max(picture.size) > side:
+            raise InputError(f"{path}: the picture is {picture.width} x {picture.height}, and {path.suffix} holds at most {side} "
+                             "pixels a side. Name a file that ends in .png.")
+        picture.save(buffer, Image.registered_extensions()[path.suffix.lower()],
+                     **{} if path.suffix.lower() == ".png" else {"quality": 92})
+        if os.path.exists(path) and os.path.exists(self.path) and os.path.samefile(path, self.path):
+            raise InputError(f"{path}: is the photograph itself, and was not written over. Name another folder or file.")
         try:
             os.makedirs(path.parent, exist_ok=True)
             replace_file(path, buffer.getbuffer())
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror or error}). Name a folder of yours.") from error
         return str(path)
+
+    def place(self, out: Path) -> Path:
+        "The file that `save` writes. Raises InputError for an ending of another kind of picture."
+        suffix = out.suffix.lower()
+        if out.is_dir() or suffix not in Image.registered_extensions():
+            return out / f"{self.stem}{'.png' if max(self.shape) > LONGEST_SIDE['.jpg'] else '.jpg'}"
+        if suffix not in (".png", *LONGEST_SIDE):
+            raise InputError(f"{out}: ends in {out.suffix}; a drawn picture is written as .jpg, .png or .webp.")
+        return out
 
     def mask_image(self) -> Image.Image:  # mode P
         """The mask as a picture of ids with PASCAL VOC's palette.

@@ -50,6 +50,10 @@ def in_folder(folder: Path) -> Path:  # model.pt, model.safetensors, stage3.pt o
 
 def load_file(path: Path, device) -> tuple:  # network, configuration, class names, facts
     "A model of any kind, which the first bytes tell."
+    if path.suffix.lower() in (".pt2", ".torchscript"):
+        how = "torch.export" if path.suffix.lower() == ".pt2" else "torch.jit"
+        raise InputError(f"{path}: is an exported file, which {how}.load opens without this package. Give the model.pt that it "
+                         "was made of, or export ONNX, which Predictor runs.")
     onnx = path.suffix.lower() == ".onnx"
     if not onnx and file_there(path):
         with open(path, "rb") as file:
@@ -147,7 +151,7 @@ def hub_words(error: Exception) -> str:  # empty: not a matter of the Hub
             ("RevisionNotFoundError", "the Hub has the model, but not that revision: give a branch, tag or commit of it"),
             ("HFValidationError", f"that is no name that the Hub takes ({reason})"),
             ("LocalTokenNotFoundError", "you are not logged in: run `hf auth login`"),
-            ("LocalEntryNotFoundError", "the Hub cannot be reached, and the model was never fetched here: is there a network?"),
+            ("LocalEntryNotFoundError", "the Hub cannot be reached, and the model was never fetched here: check the network"),
             ("OfflineModeIsEnabled", "the Hub may not be asked: HF_HUB_OFFLINE is set")):
         if kind in kinds:
             return words
@@ -156,7 +160,7 @@ def hub_words(error: Exception) -> str:  # empty: not a matter of the Hub
     if "HfHubHTTPError" in kinds:
         return f"the Hub answered {code or reason}: try again later"
     network = isinstance(error, ConnectionError) or re.match("httpx|httpcore|requests|urllib3", type(error).__module__)
-    return f"the Hub cannot be reached ({reason}): is there a network?" if network else ""
+    return f"the Hub cannot be reached ({reason}): check the network, then try again" if network else ""
 
 
 def load_from_hub(source: str, name: str, revision: "str | None", device) -> tuple:  # network, configuration, class names, facts

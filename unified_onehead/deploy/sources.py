@@ -8,11 +8,14 @@ __all__ = ['Picture']
 # %% ../../nbs/deploy/00_sources.ipynb #a5b4a764
 import collections
 import glob
+import http.client
+import io
 import os
+import string
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -50,6 +53,7 @@ IMAGES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".g
 VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 MOST_BYTES = 100_000_000  # of what an address sends
 PATIENCE = 20  # seconds that an address may be silent
+LONGEST = 120  # seconds that it may take in all
 THREADS = 4  # that read ahead
 
 
@@ -89,8 +93,9 @@ def array_pixels(array: np.ndarray, name: str) -> np.ndarray:
     "H x W x 3, H x W x 4 or H x W of uint8. Raises InputError for anything else, and says what it looks like."
     shape = " x ".join(map(str, array.shape))
     if array.dtype != np.uint8:
-        raise InputError(f"{name}: an array of {array.dtype}; expected uint8 in 0..255. Scale and convert it: "
-                         "(255 * array).round().astype('uint8') if it is in 0..1.")
+        remedy = {"b": "Black and white: 255 * array.astype('uint8').", "f": "In 0..1: (255 * array).round().astype('uint8').",
+                  "u": "In 0..255: array.astype('uint8').", "i": "In 0..255: array.astype('uint8')."}.get(array.dtype.kind, "")
+        raise InputError(f"{name}: an array of {array.dtype}; expected uint8 in 0..255. {remedy}".rstrip())
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))) or not array.size:
         first = array.ndim == 3 and array.shape[0] in (1, 3)
         hint = " It looks like channels first: array.transpose(1, 2, 0)." if first else ""
@@ -117,18 +122,30 @@ def tensor_pixels(tensor: torch.Tensor, name: str) -> np.ndarray:
     return tensor.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
 
 # %% ../../nbs/deploy/00_sources.ipynb #fd4f3498
+def plain_address(url: str) -> str:
+    "The address as HTTP spells it: other letters than ASCII's and blanks are escaped, as browsers do."
+    parts = urllib.parse.urlsplit(url)
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    escaped = (urllib.parse.quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+    return urllib.parse.urlunsplit((parts.scheme, host, *escaped, ""))
+
+
 def fetched(url: str) -> bytes:
-    "What an address sends. Raises InputError where it does not answer, or sends more than MOST_BYTES."
+    "What an address sends. Raises InputError where it does not answer, is too slow, or sends more than MOST_BYTES."
+    data, end = bytearray(), time.monotonic() + LONGEST
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": "unified-onehead"})
+        request = urllib.request.Request(plain_address(url), headers={"User-Agent": "unified-onehead"})
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            data = answer.read(MOST_BYTES + 1)
-    except (OSError, ValueError, urllib.error.URLError) as error:  # a time-out is an OSError
-        raise InputError(f"{url}: cannot be fetched ({error}). Check the address in a browser, or download "
-                         "the picture.") from error
+            while len(data) <= MOST_BYTES and (part := answer.read1(1 << 16)):
+                data += part
+                if time.monotonic() > end:
+                    raise TimeoutError(f"not done after {LONGEST} s")
+    except (OSError, ValueError, http.client.HTTPException) as error:  # a time-out and urllib's errors are an OSError
+        raise InputError(f"{url}: cannot be fetched ({error or type(error).__name__}). Check the address in a browser, or "
+                         "download the picture.") from error
     if len(data) > MOST_BYTES:
         raise InputError(f"{url}: sends more than {MOST_BYTES // 10**6} MB. Download it and give the file.")
-    return data
+    return bytes(data)
 
 
 def is_url(text) -> bool:
@@ -136,8 +153,17 @@ def is_url(text) -> bool:
     return isinstance(text, str) and text.lower().startswith(("http://", "https://"))
 
 
+def file_picture(file, name: str) -> Picture:
+    "What an open file holds from where it stands. Raises InputError for one that was opened as text."
+    own = getattr(file, "name", "")
+    name, data = own if isinstance(own, str) and own else name or "file", file.read()
+    if not isinstance(data, bytes):
+        raise InputError(f"{name}: was opened as text. Open it with open(.., 'rb'), or give its path.")
+    return Picture(bytes_pixels(data, name), name)
+
+
 def to_picture(
-    item,  # a path or address of a picture, PIL image, array, tensor or bytes
+    item,  # a path or address of a picture, PIL image, array, tensor, bytes or open file
     name: str = "",  # how to call what has no name of its own
 ) -> Picture:
     "One picture from one thing. Raises InputError for what is none, naming it."
@@ -146,7 +172,9 @@ def to_picture(
     if is_url(item):
         return Picture(bytes_pixels(fetched(item), item), item)
     if isinstance(item, (str, os.PathLike)):
-        return Picture(file_pixels(str(item)), str(item))
+        return Picture(file_pixels(os.fspath(item)), os.fspath(item))
+    if hasattr(item, "read"):
+        return file_picture(item, name)
     for kind, title, pixels in ((Image.Image, "image", image_pixels), (np.ndarray, "array", array_pixels),
                                 (torch.Tensor, "tensor", tensor_pixels), ((bytes, bytearray, memoryview), "bytes", bytes_pixels)):
         if isinstance(item, kind):
@@ -163,8 +191,9 @@ def video_frames(path: str) -> Iterator[Picture]:
     except ImportError as error:
         raise InputError(f'{path}: reading a video needs PyAV: pip install "unified-onehead[video]". Or give its frames as '
                          "pictures.") from error
+    content = io.BytesIO(fetched(path)) if is_url(path) else path
     try:
-        with av.open(path) as video:
+        with av.open(content) as video:
             if not video.streams.video:
                 raise InputError(f"{path}: holds no pictures. Give another video.")
             for number, frame in enumerate(video.decode(video=0)):
@@ -173,19 +202,36 @@ def video_frames(path: str) -> Iterator[Picture]:
         raise InputError(f"{path}: cannot be read as a video ({error}). Convert it to MP4 (H.264).") from error
 
 
-def below(folder: Path) -> Iterator[Path]:
-    "Pictures and videos in a folder and its folders, in the order of names; hidden files are left alone."
+def is_video(name: str) -> bool:
+    "Whether a path or an address ends as videos do."
+    return (urllib.parse.urlsplit(name).path if is_url(name) else name).lower().endswith(VIDEOS)
+
+
+def inside(path: str, folder: "str | None") -> bool:
+    "Whether a path, its links followed, is a folder or lies in it."
+    return bool(folder) and (os.path.realpath(path) + os.sep).startswith(os.path.join(os.path.realpath(folder), ""))
+
+
+def below(folder: Path, without: "str | None" = None) -> Iterator[Path]:
+    "Pictures and videos in a folder and its folders, in the order of names; hidden files and one folder are left alone."
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders
+                            if not name.startswith(".") and not inside(os.path.join(place, name), without))
         yield from (Path(place, name) for name in sorted(names)
                     if not name.startswith(".") and name.lower().endswith((*IMAGES, *VIDEOS)))
 
 
-def expand_path(text: str) -> Iterator[str]:
+def expand_path(text: str, without: "str | None" = None) -> Iterator[str]:
     "The files that a path, a folder or a pattern stands for. Raises InputError where there is none."
-    if os.path.isdir(text):
+    if not text:
+        raise InputError("source: an empty name. Give the path of a picture, a folder, or an address.")
+    if inside(text, without) and not is_url(text):
+        raise InputError(f"{text}: lies in {without}, which receives the answers, and is not read. Name another folder for them.")
+    if is_url(text):
+        yield text
+    elif os.path.isdir(text):
         empty = True
-        for path in below(Path(text)):
+        for path in below(Path(text), without):
             empty = False
             yield str(path)
         if empty:
@@ -206,35 +252,51 @@ class Item(NamedTuple):
     name: str  # how to call it
 
 
+def as_text(source: "str | os.PathLike") -> str:
+    "A path as text, the home folder's sign expanded."
+    text = os.fspath(source)
+    return os.path.expanduser(text.decode(errors="surrogateescape") if isinstance(text, bytes) else text)
+
+
 def is_single(
     source,  # as handed over
 ) -> bool:
     "Whether it stands for one picture, so that one answer is expected."
     if isinstance(source, (str, os.PathLike)):
-        text = str(source)
-        many = os.path.isdir(text) or (not os.path.exists(text) and glob.has_magic(text) and not is_url(text))
-        return not many and not text.lower().endswith(VIDEOS)
+        text = as_text(source)
+        many = not is_url(text) and (os.path.isdir(text) or (not os.path.exists(text) and glob.has_magic(text)))
+        return not many and not is_video(text)
     if isinstance(source, (np.ndarray, torch.Tensor)):
         return source.ndim != 4
-    return isinstance(source, (Image.Image, bytes, bytearray, memoryview, Picture)) or not hasattr(source, "__iter__")
+    one = isinstance(source, (Image.Image, bytes, bytearray, memoryview, Picture, Mapping)) or hasattr(source, "read")
+    return one or not hasattr(source, "__iter__")
+
+
+def told(found: Iterator) -> Iterator:
+    "What a generator gives, and the InputError that ends it: what comes after it goes on."
+    try:
+        yield from found
+    except InputError as error:
+        yield error
 
 
 def walk(
     source,  # as handed over
     name: str = "",  # how to call what has no name
-) -> Iterator:  # Item, or InputError for something that stands for none
-    "Everything that a source stands for, one after the other; nothing is decoded."
-    if isinstance(source, (str, os.PathLike)) and not is_url(source):
-        try:
-            for path in expand_path(str(source)):
-                yield from video_frames(path) if path.lower().endswith(VIDEOS) else [Item(path, path)]
-        except InputError as error:
-            yield error
+    without: "str | None" = None,  # a folder that is not read, because answers are written there
+) -> Iterator:  # Item, a video's Picture, or InputError for something that stands for none
+    "Everything that a source stands for, one after the other; nothing but a video is decoded."
+    if isinstance(source, (str, os.PathLike)):
+        for path in told(expand_path(as_text(source), without)):
+            if isinstance(path, str) and is_video(path):
+                yield from told(video_frames(path))
+            else:
+                yield path if isinstance(path, InputError) else Item(path, path)
     elif is_single(source):
         yield Item(source, name)
     else:
         for number, item in enumerate(source):
-            yield from walk(item, f"item {number}")
+            yield from walk(item, f"{name}.{number}" if name else f"item {number}", without)
 
 
 def decoded(
@@ -253,15 +315,16 @@ def decoded(
 def pictures(
     source,  # anything of the table above
     ahead: int = 0,  # read so many ahead, in threads, while the caller works; 0: none
+    without: "str | None" = None,  # a folder that is not read, because answers are written there
 ) -> Iterator:  # Picture, or InputError for what could not be read
     "Decode one picture after the other, in order. One that cannot be read does not end it."
     if not ahead:
-        yield from map(decoded, walk(source))
+        yield from map(decoded, walk(source, without=without))
         return
     waiting = collections.deque()
     with ThreadPoolExecutor(min(ahead, THREADS)) as pool:
         try:
-            for item in walk(source):
+            for item in walk(source, without=without):
                 waiting.append(pool.submit(decoded, item))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()

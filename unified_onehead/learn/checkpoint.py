@@ -15,7 +15,7 @@ from ..core.files import InputError, absent, file_there, replace_file
 from ..core.weights import broken_values, in_words, read_saved, whole_numbers
 from ..core.config import BOXES_ALONE, Config, current_names, from_dict, to_dict
 from ..model.backbone import BACKBONES, freeze
-from ..model.net import OneHead
+from ..model.net import OneHead, class_counts
 
 # %% ../../nbs/learn/06_checkpoint.ipynb #3b01fbe2
 def pick_device(
@@ -84,8 +84,8 @@ def save_model(
 ) -> None:
     """Write a self-describing checkpoint atomically.
 
-    Raises InputError for a backbone that is not registered, OSError where the disk refuses; an older file is then still
-    there.
+    Raises InputError for a backbone that is not registered and for other numbers of names than the network has outputs, OSError
+    where the disk refuses; an older file is then still there.
 
     Parameters
     ----------
@@ -100,6 +100,9 @@ def save_model(
     **more
         further plain values, kept under their name
     """
+    if class_counts(classes) != net.counts:
+        raise InputError(f"{path}: {class_counts(classes)} names of classes, but the network has {net.counts} outputs. Give the "
+                         "names that it was trained with.")
     state = {"format": FORMAT, "config": to_dict(cfg), "classes": classes, "backbone": backbone_name(net),
              "frozen": net.backbone.frozen, "versions": {"torch": str(torch.__version__)}, "state_dict": net.state_dict(), **more}
     buffer = io.BytesIO()
