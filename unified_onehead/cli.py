@@ -359,8 +359,9 @@ def main(
         return exit_code(call)
     except KeyboardInterrupt:
         again = [*argv, *(["--resume"] if argv[0] == "run" and "--resume" not in argv else [])]
-        what = "to go on" if argv[0] in ("run", "compare", "data") else "to begin again"
-        print(f"\nstopped; {what}: unified-onehead {shlex.join(again)}", file=sys.stderr)
+        kept = argv[0] in ("run", "compare", "data")  # others begin anew
+        text = "\nstopped; to go on: unified-onehead " if kept else "\nstopped; to begin again: unified-onehead "
+        print(text + shlex.join(again), file=sys.stderr)
         return 130
 
 # %% ../nbs/cli.ipynb #7a09e5cb
