@@ -29,7 +29,7 @@ from ..learn.evaluate import BorrowedMasks, evaluate_seen
 from ..learn.learner import Learner
 from .folder import (
     RunLog, changes, check_same_run, claimed, first_readable, keep_checkpoint, keep_finished, numbered, open_folder,
-    read_log, run_name, what_is_in, write_json)
+    read_log, run_name, wait_for_owner, what_is_in, write_json)
 from .results import Results, RunState
 from .measure import collect, find_shared
 from .verdict import judge, verdict_table
@@ -299,9 +299,12 @@ def run_assignment(
         check_images(learner, say)
         state = run_stages(learner, minis, folder, state, say)  # all of the training but the single-task runs
         single = single_task_runs(cfg, minis, folder, log, say, learner.cache) if cfg.run.single_task else {}
+        say("measuring what the report states: the time of a pass and of a whole answer, at two sizes")
         results = collect(learner, minis, weights, state, single, shared)
         path = save_final(learner, minis, weights, folder, state, say)
+        say(f"evaluating {path.name} as it was written: it must give the scores of the run again")
         results = replace(results, reproduced=reproduces(path, learner, results.final))
+        say("drawing the figures and writing the report")
         return finish(folder, results, learner, minis, say)
 
 # %% ../../nbs/run/06_stages.ipynb #986c01f0
@@ -340,7 +343,8 @@ def run_or_resume(
     """For a cell that is run again and again: a finished run of this experiment is read, an interrupted one goes on.
 
     Folders are PRESET-STRATEGY-seedN, then the same with -2 and so on; one that holds another experiment, or no run, is left as
-    it is. Raises InputError as `run_assignment` does.
+    it is. Where another machine wrote a moment ago, it waits until that one must be gone. Raises InputError as `run_assignment`
+    does.
 
     Parameters
     ----------
@@ -368,6 +372,8 @@ def run_or_resume(
         say(f"{found.folder}: holds something else, left as it is ({'; '.join(found.differs)}).")
     if not found.same:
         found = former_run(Path(home), cfg, wanted, say) or found
+    if not found.finished and wait_for_owner(found.folder, say):
+        found = look_into(found.folder, cfg, wanted, say)  # who was there may have finished it
     if not found.finished:
         return found.folder, run_assignment(cfg, str(found.folder), found.taken, say)
     say(f"{found.folder}: finished before, so it is read and not trained again. Another seed, or another folder, trains anew.")
