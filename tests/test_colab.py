@@ -151,3 +151,13 @@ def test_sources_that_are_down_end_in_how_to_go_on(colab):
     assert "skipped zip: the field URL is empty" in text and "skipped official: " in text
     assert not re.search(r"(?<![-\w])--[a-z]", text + raised), "no option of a command line"
     assert "after stage" not in text and not (colab.folder / "down/data/minis/mini_coco_det").exists(), "no shapes in its place"
+
+
+def test_the_minutes_that_the_notebook_names_are_recorded():
+    runs = sorted((ROOT / "benchmarks/results/quality").glob("progressive_kd-efficientnet-b0-distilled-256px-seed?.json"))
+    cells = [json.loads(path.read_text()) for path in runs]
+    minutes = sorted(cell["train_seconds"]["total"] / 60 for cell in cells)
+    assert {(cell["device"], cell["config"]["run"]["preset"]) for cell in cells} == {("cpu, 1 threads", "cpu")}
+    said = re.search(r"(\w+) recorded trainings of `cpu` with EfficientNet-B0 took (\d+) to (\d+) minutes on one CPU thread",
+                     (ROOT / "colab.ipynb").read_text(encoding="utf-8"))
+    assert said.groups() == ("Three", f"{minutes[0]:.0f}", f"{minutes[-1]:.0f}") and len(minutes) == 3

@@ -17,6 +17,7 @@ import torch
 
 from ..core.files import InputError, progress
 from ..core.config import IGNORE, METRICS, TASKS, Config, replace_fields, seed_everything
+from ..core.tables import duration
 from ..core.viz import show_predictions
 from ..data.records import Minis, mask_values
 from ..data.sources import data_digest, get_minis
@@ -101,6 +102,15 @@ def check_images(
                          "classes with det_classes=a,b,c.")
 
 # %% ../../nbs/run/06_stages.ipynb #fd287cbf
+def time_left(learner: Learner, state: RunState) -> str:  # a clause, or nothing after the last stage
+    "How long the stages that are left will train, if an image takes as long as in those that are done."
+    work = {"+".join(names): sum(getattr(learner.cfg.train, f"epochs_{n}") * len(learner.train_sets[n]) for n in names)
+            for names in learner.strategy.plan()}
+    done, left = (sum(n for key, n in work.items() if (key in state.matrix) is there) for there in (True, False))
+    seconds = left * sum(state.seconds.values()) / max(1, done)
+    return f"; about {duration(seconds)} for the stages that are left" if left else ""
+
+# %% ../../nbs/run/06_stages.ipynb #0b4bf6b1
 def run_stages(
     learner: Learner,  # its network is trained in place
     minis: Minis,  # that it learns from; named in the checkpoints
@@ -147,7 +157,7 @@ def run_stages(
         learner.log({"stage": stage, "task": "evaluation", "scores": scores})
         keep_checkpoint(folder / f"stage{stage + 1}.pt", learner, minis, say, state=state.as_dict(), start=state.start)
         shown = ", ".join(f"{METRICS[t]} {scores[METRICS[t]]:.4f}" for t in seen)
-        say(f"after stage {stage + 1}: {shown}   ({state.seconds[key]:.0f} s)")
+        say(f"after stage {stage + 1}: {shown}   ({state.seconds[key]:.0f} s{time_left(learner, state)})")
     return state
 
 # %% ../../nbs/run/06_stages.ipynb #38803204
