@@ -146,6 +146,19 @@ def test_the_graders_command(trained, minis):
     assert (shown["mIoU"], shown["mAP"], shown["Top-1"]) == tuple(f"{final[m]:.4f}" for m in ("mIoU", "AP", "Top1"))
 
 
+def test_before_a_run_and_after_it(trained, minis, tmp_path):
+    found = json.loads(good(PROGRAM, "doctor", "--quick", "--json", "--data-root", minis, cwd=tmp_path))
+    assert found["ok"] and found["preset"] in ("cpu", "t4") and found["seconds"] is None
+    assert all(check["state"] in ("ok", "warning") and check["found"] for check in found["checks"]) and snapshot(tmp_path) == {}
+    refuses(PROGRAM, "doctor", "--data-root", "nowhere", cwd=tmp_path, mentions=["--data-root nowhere", "no such folder"])
+    good(PROGRAM, "handin", trained[0], "--out", "mine.zip", "--notebook", ROOT / "colab.ipynb", cwd=tmp_path)
+    shutil.unpack_archive(tmp_path / "mine.zip", tmp_path / "mine")
+    assert (tmp_path / "mine/colab.ipynb").read_bytes() == (ROOT / "colab.ipynb").read_bytes()
+    text = good(sys.executable, "eval.py", "--weights", "model.pt", "--data_root", minis, "--tasks", "cls", cwd=tmp_path / "mine")
+    assert text.split()[0] == "Top-1"
+    refuses(PROGRAM, "handin", tmp_path / "mine" / "figures", cwd=tmp_path, mentions=["holds no finished run", "report.md"])
+
+
 @pytest.mark.parametrize("words", [["run", *TINY], ["data", "check"], ["eval", "--weights", "{model}"]])
 def test_missing_folder(words, trained, tmp_path):
     words = [str(trained[0] / "model.pt") if w == "{model}" else w for w in words]

@@ -176,14 +176,14 @@ def on_colab() -> bool:
 
 # %% ../../nbs/fetch/01_drive.ipynb #c8b537bc
 def mount_drive(
-    say=print,  # gets the warning
+    say=print,  # gets the one line that says why there is no Drive
 ) -> "Path | None":  # this project's folder on Drive; None: local mode
-    """Mount Google Drive; outside Colab, or when consent is refused, None.
+    """Mount Google Drive; outside Colab, or when consent is refused, None, after one line that says so.
 
     Parameters
     ----------
     say : default print
-        gets the warning
+        gets the one line that says why there is no Drive
 
     Returns
     -------
@@ -191,6 +191,7 @@ def mount_drive(
         this project's folder on Drive; None: local mode
     """
     if not on_colab():
+        say("Drive can be mounted on Colab only; everything stays on this machine.")
         return None
     from google.colab import drive
     try:

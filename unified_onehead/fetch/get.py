@@ -167,8 +167,8 @@ def try_sources(job: Job, names: tuple) -> tuple:  # staged folder, name of the 
             job.say(f"skipped {reasons[-1]}")
     raise InputError(
         f"{job.to}: no source gave the data. {' | '.join(reasons)} | How to go on: put your own copy, minis.zip, into {job.to} "
-        "or into the Drive folder; or give the link of an archive with --url; or take made data with --source synthetic, which "
-        "is not the assignment's. What was downloaded is kept for the next call.")
+        f"or into {job.drive or 'the Drive folder'}; or give the link of an archive with --url; or take made data with --source "
+        "synthetic, which is not the assignment's. What was downloaded is kept for the next call.")
 
 # %% ../../nbs/fetch/05_get.ipynb #19892bae
 def get_data(

@@ -110,6 +110,14 @@ def own_mark() -> dict:  # host, pid, started, time
     return {"host": platform.node(), "pid": os.getpid(), "started": psutil.Process().create_time(), "time": time.time()}
 
 
+def read_mark(folder: Path) -> "dict | None":  # host, pid, started, time
+    "The mark in a folder; None where nobody left one, or half of it."
+    try:
+        return json.loads((folder / OWNER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def is_running(mark: dict) -> bool:  # host, pid, started, time
     "Whether the process that left a mark in a folder is still at it; of another machine its last sign of life tells."
     fresh = time.time() - mark["time"] <= FRESH
@@ -140,11 +148,7 @@ def claimed(
     Iterator[Callable]
         a function without arguments that renews the hold
     """
-    path = folder / OWNER
-    try:
-        mark = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # nobody's, or half a file
-        mark = None
+    path, mark = folder / OWNER, read_mark(folder)
     if mark and is_running(mark):
         raise InputError(f"output {folder}: another process writes there (on {mark['host']}, last seen "
                          f"{time.time() - mark['time']:.0f} s ago). Stop it; or, if its machine is gone, wait until that is "
@@ -162,6 +166,31 @@ def claimed(
             found = json.loads(path.read_text(encoding="utf-8"))
             if (found["host"], found["pid"]) == (platform.node(), os.getpid()):  # somebody else's stays
                 path.unlink()
+
+# %% ../../nbs/run/00_folder.ipynb #94953c66
+def wait_for_owner(
+    folder: Path,  # of the run; need not exist
+    say=print,  # gets a line now and then while it waits
+    sleep=time.sleep,  # seconds ->
+    step: float = 5,  # seconds between two looks
+    told: float = 30,  # seconds between two lines
+) -> bool:  # whether it waited, so that what is in the folder may have changed
+    "Wait until a mark of another machine is old, and remove it. One that is renewed meanwhile stays: `claimed` refuses it then."
+    first = mark = read_mark(folder)
+    left, line = (min(FRESH, FRESH - time.time() + mark["time"]) if mark else 0), 0.0
+    if not mark or mark["host"] == platform.node() or left < 0:
+        return False
+    while left > 0 and mark and mark["time"] == first["time"]:
+        if line <= 0:
+            say(f"{folder}: another machine ({mark['host']}) wrote there a moment ago. If it is gone, as after a Colab session "
+                f"that was cut, this run goes on by itself in {left:.0f} s.")
+            line = told
+        sleep(pause := min(step, left))
+        left, line, mark = left - pause, line - pause, read_mark(folder)
+    if mark and mark["time"] == first["time"]:
+        with contextlib.suppress(FileNotFoundError):
+            (folder / OWNER).unlink()
+    return True
 
 # %% ../../nbs/run/00_folder.ipynb #15c10cb9
 class RunLog:

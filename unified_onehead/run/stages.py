@@ -17,6 +17,7 @@ import torch
 
 from ..core.files import InputError, progress
 from ..core.config import IGNORE, METRICS, TASKS, Config, replace_fields, seed_everything
+from ..core.tables import duration
 from ..core.viz import show_predictions
 from ..data.records import Minis, mask_values
 from ..data.sources import data_digest, get_minis
@@ -29,7 +30,7 @@ from ..learn.evaluate import BorrowedMasks, evaluate_seen
 from ..learn.learner import Learner
 from .folder import (
     RunLog, changes, check_same_run, claimed, first_readable, keep_checkpoint, keep_finished, numbered, open_folder,
-    read_log, run_name, what_is_in, write_json)
+    read_log, run_name, wait_for_owner, what_is_in, write_json)
 from .results import Results, RunState
 from .measure import collect, find_shared
 from .verdict import judge, verdict_table
@@ -101,6 +102,15 @@ def check_images(
                          "classes with det_classes=a,b,c.")
 
 # %% ../../nbs/run/06_stages.ipynb #fd287cbf
+def time_left(learner: Learner, state: RunState) -> str:  # a clause, or nothing after the last stage
+    "How long the stages that are left will train, if an image takes as long as in those that are done."
+    work = {"+".join(names): sum(getattr(learner.cfg.train, f"epochs_{n}") * len(learner.train_sets[n]) for n in names)
+            for names in learner.strategy.plan()}
+    done, left = (sum(n for key, n in work.items() if (key in state.matrix) is there) for there in (True, False))
+    seconds = left * sum(state.seconds.values()) / max(1, done)
+    return f"; about {duration(seconds)} for the stages that are left" if left else ""
+
+# %% ../../nbs/run/06_stages.ipynb #0b4bf6b1
 def run_stages(
     learner: Learner,  # its network is trained in place
     minis: Minis,  # that it learns from; named in the checkpoints
@@ -147,7 +157,7 @@ def run_stages(
         learner.log({"stage": stage, "task": "evaluation", "scores": scores})
         keep_checkpoint(folder / f"stage{stage + 1}.pt", learner, minis, say, state=state.as_dict(), start=state.start)
         shown = ", ".join(f"{METRICS[t]} {scores[METRICS[t]]:.4f}" for t in seen)
-        say(f"after stage {stage + 1}: {shown}   ({state.seconds[key]:.0f} s)")
+        say(f"after stage {stage + 1}: {shown}   ({state.seconds[key]:.0f} s{time_left(learner, state)})")
     return state
 
 # %% ../../nbs/run/06_stages.ipynb #38803204
@@ -299,9 +309,12 @@ def run_assignment(
         check_images(learner, say)
         state = run_stages(learner, minis, folder, state, say)  # all of the training but the single-task runs
         single = single_task_runs(cfg, minis, folder, log, say, learner.cache) if cfg.run.single_task else {}
+        say("measuring what the report states: the time of a pass and of a whole answer, at two sizes")
         results = collect(learner, minis, weights, state, single, shared)
         path = save_final(learner, minis, weights, folder, state, say)
+        say(f"evaluating {path.name} as it was written: it must give the scores of the run again")
         results = replace(results, reproduced=reproduces(path, learner, results.final))
+        say("drawing the figures and writing the report")
         return finish(folder, results, learner, minis, say)
 
 # %% ../../nbs/run/06_stages.ipynb #986c01f0
@@ -340,7 +353,8 @@ def run_or_resume(
     """For a cell that is run again and again: a finished run of this experiment is read, an interrupted one goes on.
 
     Folders are PRESET-STRATEGY-seedN, then the same with -2 and so on; one that holds another experiment, or no run, is left as
-    it is. Raises InputError as `run_assignment` does.
+    it is. Where another machine wrote a moment ago, it waits until that one must be gone. Raises InputError as `run_assignment`
+    does.
 
     Parameters
     ----------
@@ -368,6 +382,8 @@ def run_or_resume(
         say(f"{found.folder}: holds something else, left as it is ({'; '.join(found.differs)}).")
     if not found.same:
         found = former_run(Path(home), cfg, wanted, say) or found
+    if not found.finished and wait_for_owner(found.folder, say):
+        found = look_into(found.folder, cfg, wanted, say)  # who was there may have finished it
     if not found.finished:
         return found.folder, run_assignment(cfg, str(found.folder), found.taken, say)
     say(f"{found.folder}: finished before, so it is read and not trained again. Another seed, or another folder, trains anew.")
