@@ -40,6 +40,7 @@ STEPS = {  # step -> what is measured, records
 RUNS = {  # preset -> settings of the run that is measured; a view is kept in the first `cached_views` epochs
     "synthetic": (), "cpu": ("epochs_seg=30", "epochs_det=30", "epochs_cls=2"),
     "t4": ("epochs_seg=1", "epochs_det=1", "epochs_cls=1")}
+AIMS = {"synthetic": 1.2, "cpu": 3.0, "t4": 4.0}  # preset -> GB at most
 
 
 def picture(key: "list[int]") -> Image.Image:  # 500 x 375
@@ -283,14 +284,15 @@ def runs_table(records: dict) -> str:  # markdown
         if row is None or "ended" in row:
             return "-" if row is None else f"{row['peak_gb']:.2f} GB or more ({row['ended']}, ended)"
         workers = f" ({row['all_processes_gb']:.2f} with its loader processes)" if "all_processes_gb" in row else ""
-        return f"{row['peak_gb']:.2f} GB{workers}, {row['seconds'] / 60:.0f} min"
+        other = f" with `{' '.join(row['settings'])}`" if row["settings"] != [*RUNS[row["preset"]]] else ""
+        return f"{row['peak_gb']:.2f} GB{workers}{other}"
 
     names = dict.fromkeys(row["preset"] for record in records.values() for row in record["rows"])
-    lines = [["preset", "settings", *records], ["---"] * (2 + len(records))]
+    lines = [["preset", "settings", "aim", *records], ["---"] * (3 + len(records))]
     for name in names:
         rows = [next((r for r in record["rows"] if r["preset"] == name), None) for record in records.values()]
-        settings = next(" ".join(row["settings"]) for row in rows if row)
-        lines.append([name, f"`{settings}`" * bool(settings) or "as it is", *map(cell, rows)])
+        usual = f"`{' '.join(RUNS[name])}`" if RUNS[name] else "as it is"
+        lines.append([f"`{name}`", usual, f"{AIMS[name]:g} GB", *map(cell, rows)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -299,7 +301,7 @@ def measure_runs(args, about: dict, path: Path) -> int:
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     for name in args.runs or RUNS:
         real = [] if name == "synthetic" else [f"root={args.data_root}", f"weights={args.weights}"]
-        settings = [*RUNS[name], *args.settings]
+        settings = [*(args.settings or RUNS[name])]
         words = [name, str(args.work.resolve()), *real, *settings]
         found = watched(words, args.package.resolve(), args.limit, args.seconds, tree=True)
         row = {"preset": name, "settings": settings, **found, "commit": about["commit"],
@@ -323,7 +325,7 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("--runs", nargs="*", metavar="PRESET", choices=list(RUNS), help="whole runs of presets (default: all)")
     parser.add_argument("--data-root", type=Path, help="of --runs: the course's images")
     parser.add_argument("--weights", type=Path, help="of --runs: start weights")
-    parser.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help="of --runs: further settings")
+    parser.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help="of --runs, in place of its own")
     parser.add_argument("--table", action="store_true", help="print the records that are there and measure nothing")
     parser.add_argument("--child", nargs="+", metavar="STEP ROOT", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

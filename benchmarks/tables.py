@@ -59,7 +59,8 @@ on a set that `unified-onehead data prepare` made. `results/sequence-search.json
 recipe is made of, tried on folds of the training images (`benchmarks/sequences.py`), `results/specialists-search.jsonl` what was
 tried there for the specialists (`benchmarks/specialists.py`), whose recipes are starting points from common practice.
 `results/memory/` is what the beginning of a run on many images costs, before images were kept within a budget and after
-(`benchmarks/memory.py`, which makes the images itself; `--table` prints both).
+(`benchmarks/memory.py`, which makes the images itself; `--table` prints both), and `results/memory/runs/` what whole runs of
+the presets cost (`--runs`).
 """
 
 

@@ -30,12 +30,12 @@ def minis(tmp_path_factory):
     return read_minis(make_synthetic(tmp_path_factory.mktemp("cache") / "minis", n_train=8, n_val=3, side=64))
 
 
-def losses(minis, **settings):
+def losses(minis, log=lambda row: None, **settings):
     "The losses of an epoch of segmentation, and how many images were kept."
     cfg = replace_fields(preset("smoke"), root=minis.root, device="cpu", width=24, **settings)
     torch.manual_seed(0)
     net, _ = build_network(cfg, class_counts(minis.classes))
-    learner = Learner(net, make_tasks(minis.classes, cfg), make_strategy(cfg), minis.records, cfg)
+    learner = Learner(net, make_tasks(minis.classes, cfg), make_strategy(cfg), minis.records, cfg, log)
     rows = learner.fit_stage(0, ("seg",), [])
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows], len(learner.cache.kept)
 
@@ -51,10 +51,25 @@ def test_same_losses_to_the_last_digit(minis, settings, kept):
     assert (rows, count) == (losses(minis)[0], kept)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc of Linux")
+@pytest.mark.parametrize("how", ["SIGSTOP", "SIGKILL"])
+def test_a_dead_loader_process_is_an_error_and_the_run_ends(minis, how):
+    code = ("import multiprocessing, os, signal, sys, warnings; sys.path.insert(0, sys.argv[1]); warnings.simplefilter('ignore');"
+            "import test_cache; from unified_onehead.learn import features; from unified_onehead.data.sources import read_minis;"
+            "features.WAIT = 3; send = lambda row: row['epoch'] == 2 and [os.kill(p.pid, getattr(signal, sys.argv[3]))"
+            " for p in multiprocessing.active_children()];"
+            "test_cache.losses(read_minis(sys.argv[2]), send, workers=2, epochs_seg=200)")
+    words = [sys.executable, "-c", code, str(Path(__file__).parent), str(minis.root), how]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "InputError: workers=2: a loader process was killed, or gave no batch" in done.stderr
+    assert "--resume" in done.stderr.strip().splitlines()[-1]
+
+
 def test_a_cache_is_of_the_machine_and_not_of_the_experiment(minis):
     cfg = replace_fields(preset("smoke"), root=minis.root)
     saved = (None, cfg, None, {"start": "ab"})
-    assert changes(saved, replace_fields(cfg, cache="disk", cache_gb=3.0, workers=2), minis, "ab") == []
+    other = replace_fields(cfg, cache="disk", cache_gb=3.0, workers=2, cached_views_on="disk")
+    assert changes(saved, other, minis, "ab") == []
     assert changes(saved, replace_fields(cfg, size=96), minis, "ab") != []
 
 
@@ -151,3 +166,8 @@ def test_committed_records_keep_what_was_promised():
     assert rows["search", 20_000]["peak_gb"] < rows["read", 2_000]["peak_gb"] + 1
     assert {(row["step"], row["records"]) for row in records["before"]["rows"]} >= {("check", 2_000), ("search", 10_000)}
     assert "over 8 GB" in memory.table(records) or records["before"]
+    runs = memory.read_records(memory.OUT / "runs")
+    rows = {row["preset"]: row for row in runs["after"]["rows"]}
+    assert set(rows) == set(memory.RUNS) and not any("ended" in row for row in rows.values())
+    assert all(rows[name]["peak_gb"] <= memory.AIMS[name] for name in rows), "the aims"
+    assert "7.60 GB or more" in memory.runs_table(runs)
