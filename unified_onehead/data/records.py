@@ -303,7 +303,7 @@ class Batch:
     Attributes
     ----------
     images : torch.Tensor
-        float32 B x 3 x S x S, normalised
+        float32 B x 3 x S x S, normalised; uint8 on their way from a loader
     tasks : list
         B names: the task that each sample is labelled for
     boxes : list
@@ -313,18 +313,18 @@ class Batch:
     crowd : list
         B bool tensors N
     masks : torch.Tensor
-        int64 B x S x S
+        int64 B x S x S; uint8 on their way
     categories : torch.Tensor
         int64 B
     samples : list, default list()
         the samples, for scale and original size
     """
-    images: torch.Tensor  # float32 B x 3 x S x S, normalised
+    images: torch.Tensor  # float32 B x 3 x S x S, normalised; uint8 on their way from a loader
     tasks: list  # B names: the task that each sample is labelled for
     boxes: list  # B tensors N x 4, x1 y1 x2 y2 in input pixels
     labels: list  # B tensors N
     crowd: list  # B bool tensors N
-    masks: torch.Tensor  # int64 B x S x S
+    masks: torch.Tensor  # int64 B x S x S; uint8 on their way
     categories: torch.Tensor  # int64 B
     samples: list = field(default_factory=list)  # the samples, for scale and original size
 

@@ -172,7 +172,7 @@ def memory_line(
     step = (cfg.train.batch_size + cfg.distill.replay_batch) * cfg.data.size**2 * STEP if learner.device.type == "cpu" else 0
     kind, folder = cfg.train.cached_views_on, disk_folder()
     inside = {"ram": size, "disk": 0, "auto": min(size, FIRST)}[kind]
-    if kind != "ram" and shutil.disk_usage(folder).free < size - inside + SPARE:
+    if size and kind != "ram" and shutil.disk_usage(folder).free < size - inside + SPARE:
         inside = size  # a disk that is full sends views to memory
     held = psutil.Process().memory_info().rss
     text = f"memory: about {(held + step + inside) / 1e9:.1f} GB needed, {(held + room) / 1e9:.1f} GB free"
