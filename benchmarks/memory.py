@@ -1,4 +1,5 @@
 """Memory and time of a run's beginning on many images: python benchmarks/memory.py --work DIR [--package PATH] [--name NAME]
+and of whole runs: python benchmarks/memory.py --work DIR --runs --data-root DATA --weights FILE [--package PATH] [--name NAME]
 
 DIR gets six pools of photograph-like pictures (500 x 375, drawn from a seed), and for each number of records three minis whose
 images are links to them. A pool belongs to one split of one task, so that no picture stands in two sets: links share their
@@ -8,6 +9,10 @@ costs memory and time as new ones would (nothing is kept by content), and file n
 Each step runs in a process of its own; the peak is that process's resident set, with Python and torch in it. --package measures
 another checkout with the same script. A process over --limit GB is ended and told as such. The record, with machine, versions
 and commit, is benchmarks/results/memory/NAME.json; --table prints all records side by side.
+
+--runs trains presets on the course's images in as many epochs as it takes to keep every view, one process for each. Besides the
+peak of the process the record has that of all its processes (loader workers share pages with it, each counted by its share), and
+what was held after each stage. It is benchmarks/results/memory/runs/NAME.json.
 """
 import argparse
 import json
@@ -32,6 +37,10 @@ STEPS = {  # step -> what is measured, records
     "read": ("reading", (2_000, 10_000, 100_000)), "check": ("decoding every image", (2_000, 10_000)),
     "search": ("pictures in two sets", (2_000, 10_000, 20_000)),
     "start": ("all of it, up to the first step", (2_000, 10_000, 100_000))}
+RUNS = {  # preset -> settings of the run that is measured; a view is kept in the first `cached_views` epochs
+    "synthetic": (), "cpu": ("epochs_seg=30", "epochs_det=30", "epochs_cls=2"),
+    "t4": ("epochs_seg=1", "epochs_det=1", "epochs_cls=1")}
+AIMS = {"synthetic": 1.2, "cpu": 3.0, "t4": 4.0}  # preset -> GB at most
 
 
 def picture(key: "list[int]") -> Image.Image:  # 500 x 375
@@ -149,41 +158,83 @@ def measure(step: str, root: Path) -> dict:  # seconds, and what the step splits
     return {"seconds": total, "thumbnails_seconds": sum(spent), "comparison_seconds": total - sum(spent), "found": len(found)}
 
 
-def peak_gb() -> float:  # 10^9 bytes
-    "The most memory that this process has held."
+def train(name: str, work: Path, settings: "list[str]") -> dict:  # seconds, GB held after each stage, said
+    "A whole run of a preset, in the process that is measured."
+    from unified_onehead.core.config import apply_overrides, preset
+    from unified_onehead.run.stages import run_assignment
+    held, said, start = [], [], time.perf_counter()
+
+    def say(line):
+        print(line, file=sys.stderr, flush=True)
+        said.extend([line] * line.startswith("memory"))
+        held.extend([round(psutil.Process().memory_info().rss / 1e9, 3)] * line.startswith("after stage"))
+
+    cfg = apply_overrides(preset(name), ["threads=1", "device=cpu", f"synthetic_dir={work / 'minis'}", *settings])
+    results = run_assignment(cfg, str(work / f"run-{name}-{os.getpid()}"), say=say)
+    return {"seconds": time.perf_counter() - start, "held_after_stages_gb": held, "said": said, "scores": results.final,
+            "images": {task: len(s["train"]) for task, s in make_minis(cfg).records.items()}}
+
+
+def make_minis(cfg):
+    "The data of a run."
+    from unified_onehead.data.sources import get_minis
+    return get_minis(cfg)
+
+
+def peak_gb(process: str = "self") -> float:  # 10^9 bytes
+    "The most memory that a process has held; that of another one is known on Linux alone."
     try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines() if ":" in line)
         return int(lines["VmHWM"].split()[0]) * 1024 / 1e9
-    except OSError:  # not Linux
+    except (OSError, KeyError):  # not Linux, or it has ended
+        if process != "self":
+            return 0.0
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def child(step: str, root: str) -> None:
+def child(step: str, root: str, *settings: str) -> None:
     "Measure and print one JSON object as the last line."
-    found = measure(step, Path(root))
-    print(json.dumps({"peak_gb": round(peak_gb(), 3), **{k: round(v, 2) for k, v in found.items()}}))
+    found = train(step, Path(root), settings) if step in RUNS else measure(step, Path(root))
+    numbers = {k: round(v, 2) if isinstance(v, float) else v for k, v in found.items()}
+    print(json.dumps({"peak_gb": round(peak_gb(), 3), **numbers}))
 
 
-def watched(words: list, package: Path, limit: float, seconds: float) -> dict:  # what the child printed, or why it was ended
-    "Run a child; end it where it takes too much memory or time."
+def shared_out(process: psutil.Process) -> float:  # 10^9 bytes
+    "What a process and its children hold; a page of several processes counts once. 0 where the system does not say."
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            total += getattr(one.memory_full_info(), "pss", 0)
+        except psutil.Error:  # it has ended
+            continue
+    return total / 1e9
+
+
+def watched(words: list, package: Path, limit: float, seconds: float, tree: bool = False) -> dict:  # what it printed
+    "Run a child; end it where it takes too much memory or time, and say so. With `tree` the peak of all its processes, too."
     env = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, __file__, "--child", *words], env=env, stdout=subprocess.PIPE, text=True,
                                stderr=subprocess.DEVNULL)
-    seen, start = psutil.Process(process.pid), time.perf_counter()
+    seen, start, most, peak = psutil.Process(process.pid), time.perf_counter(), 0.0, 0.0
     while process.poll() is None:
         try:
             held = seen.memory_info().rss / 1e9
+            most = max(most, shared_out(seen)) if tree and seen.children() else most
+            peak = peak_gb(process.pid)
         except psutil.NoSuchProcess:
             break
         past = time.perf_counter() - start
         if held > limit or past > seconds:
             process.kill()
             process.wait()
-            return {"ended": f"over {limit:g} GB" if held > limit else f"over {seconds:g} s", "seconds": round(past, 1)}
-        time.sleep(0.05)
+            return {"ended": f"over {limit:g} GB" if held > limit else f"over {seconds:g} s", "seconds": round(past, 1),
+                    "peak_gb": round(peak, 3)}
+        time.sleep(1 if tree else 0.05)
     printed = process.communicate()[0].strip().splitlines()
-    return json.loads(printed[-1]) if process.returncode == 0 and printed else {"ended": f"exit code {process.returncode}"}
+    if process.returncode or not printed:
+        return {"ended": f"exit code {process.returncode}"}
+    return json.loads(printed[-1]) | ({"all_processes_gb": round(most, 3)} if most else {})
 
 
 def cpu_name() -> str:
@@ -221,10 +272,45 @@ def table(records: dict) -> str:  # markdown
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def read_records() -> dict:  # name -> record, before first
+def read_records(folder: Path = OUT) -> dict:  # name -> record, before first
     "What is committed."
-    paths = sorted(OUT.glob("*.json"), key=lambda path: (path.stem != "before", path.stem))
+    paths = sorted(folder.glob("*.json"), key=lambda path: (path.stem != "before", path.stem))
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def runs_table(records: dict) -> str:  # markdown
+    "Whole runs: a line for each preset, and the records side by side."
+    def cell(row):
+        if row is None or "ended" in row:
+            return "-" if row is None else f"{row['peak_gb']:.2f} GB or more ({row['ended']}, ended)"
+        workers = f" ({row['all_processes_gb']:.2f} with its loader processes)" if "all_processes_gb" in row else ""
+        other = f" with `{' '.join(row['settings'])}`" if row["settings"] != [*RUNS[row["preset"]]] else ""
+        return f"{row['peak_gb']:.2f} GB{workers}{other}"
+
+    names = dict.fromkeys(row["preset"] for record in records.values() for row in record["rows"])
+    lines = [["preset", "settings", "aim", *records], ["---"] * (3 + len(records))]
+    for name in names:
+        rows = [next((r for r in record["rows"] if r["preset"] == name), None) for record in records.values()]
+        usual = f"`{' '.join(RUNS[name])}`" if RUNS[name] else "as it is"
+        lines.append([f"`{name}`", usual, f"{AIMS[name]:g} GB", *map(cell, rows)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def measure_runs(args, about: dict, path: Path) -> int:
+    "Whole runs of presets, one after the other; the record is written after each."
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    for name in args.runs or RUNS:
+        real = [] if name == "synthetic" else [f"root={args.data_root}", f"weights={args.weights}"]
+        settings = [*(args.settings or RUNS[name])]
+        words = [name, str(args.work.resolve()), *real, *settings]
+        found = watched(words, args.package.resolve(), args.limit, args.seconds, tree=True)
+        row = {"preset": name, "settings": settings, **found, "commit": about["commit"],
+               "weights": args.weights.name if real and args.weights else "none"}
+        rows = [r for r in rows if r["preset"] != name] + [row]
+        print(json.dumps(row), flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    return 0
 
 
 def main(argv: "list[str] | None" = None) -> int:
@@ -236,22 +322,29 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("--records", nargs="+", type=int, help="numbers of records (default: those of each step)")
     parser.add_argument("--limit", type=float, default=8.0, metavar="GB", help="ends a process over it (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1800.0, help="ends a process over it (default: %(default)s)")
+    parser.add_argument("--runs", nargs="*", metavar="PRESET", choices=list(RUNS), help="whole runs of presets (default: all)")
+    parser.add_argument("--data-root", type=Path, help="of --runs: the course's images")
+    parser.add_argument("--weights", type=Path, help="of --runs: start weights")
+    parser.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help="of --runs, in place of its own")
     parser.add_argument("--table", action="store_true", help="print the records that are there and measure nothing")
-    parser.add_argument("--child", nargs=2, metavar=("STEP", "ROOT"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs="+", metavar="STEP ROOT", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:
         child(*args.child)
         return 0
     if args.table:
-        print(table(read_records()))
+        print(table(read_records()), runs_table(read_records(OUT / "runs")), sep="\n\n")
         return 0
     if args.work is None:
         parser.error("--work: say where pictures and sets may lie")
     work, path = args.work.resolve(), OUT / f"{args.name}.json"
-    make_pools(work / "pools")
     about = {"cpu": cpu_name(), "threads": 1, "preset": "cpu", "commit": commit_of(args.package),
              "python": platform.python_version(), "picture": list(SIDES),
              "versions": {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}}
+    if args.runs is not None:
+        del about["preset"], about["picture"]
+        return measure_runs(args, about, OUT / "runs" / path.name)
+    make_pools(work / "pools")
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     for step in args.steps:
         for count in args.records or STEPS[step][1]:

@@ -59,10 +59,11 @@ on a set that `unified-onehead data prepare` made. `results/sequence-search.json
 recipe is made of, tried on folds of the training images (`benchmarks/sequences.py`), `results/specialists-search.jsonl` what was
 tried there for the specialists (`benchmarks/specialists.py`), whose recipes are starting points from common practice.
 `results/memory/` is what the beginning of a run on many images costs, before images were kept within a budget and after
-(`benchmarks/memory.py`, which makes the images itself; `--table` prints both). `results/speed/`, `results/export/` and
-`results/serve/` are what an answer takes, what exported files answer, and a server under load (`benchmarks/speed.py`,
-`parity.py`, `serve_load.py`). `results/estimate/` is a bound from below for the preset `t4` on a T4, computed from counted
-operations and marked as an estimate (`benchmarks/t4_estimate.py`); no T4 was measured.
+(`benchmarks/memory.py`, which makes the images itself; `--table` prints both), and `results/memory/runs/` what whole runs of
+the presets cost (`--runs`). `results/speed/`, `results/export/` and `results/serve/` are what an answer takes, what exported
+files answer, and a server under load (`benchmarks/speed.py`, `parity.py`, `serve_load.py`). `results/estimate/` is a bound
+from below for the preset `t4` on a T4, computed from counted operations and marked as an estimate
+(`benchmarks/t4_estimate.py`); no T4 was measured.
 """
 
 

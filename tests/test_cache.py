@@ -30,12 +30,12 @@ def minis(tmp_path_factory):
     return read_minis(make_synthetic(tmp_path_factory.mktemp("cache") / "minis", n_train=8, n_val=3, side=64))
 
 
-def losses(minis, **settings):
+def losses(minis, log=lambda row: None, **settings):
     "The losses of an epoch of segmentation, and how many images were kept."
     cfg = replace_fields(preset("smoke"), root=minis.root, device="cpu", width=24, **settings)
     torch.manual_seed(0)
     net, _ = build_network(cfg, class_counts(minis.classes))
-    learner = Learner(net, make_tasks(minis.classes, cfg), make_strategy(cfg), minis.records, cfg)
+    learner = Learner(net, make_tasks(minis.classes, cfg), make_strategy(cfg), minis.records, cfg, log)
     rows = learner.fit_stage(0, ("seg",), [])
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows], len(learner.cache.kept)
 
@@ -51,10 +51,25 @@ def test_same_losses_to_the_last_digit(minis, settings, kept):
     assert (rows, count) == (losses(minis)[0], kept)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="signals and /proc of Linux")
+@pytest.mark.parametrize("how", ["SIGSTOP", "SIGKILL"])
+def test_a_dead_loader_process_is_an_error_and_the_run_ends(minis, how):
+    code = ("import multiprocessing, os, signal, sys, warnings; sys.path.insert(0, sys.argv[1]); warnings.simplefilter('ignore');"
+            "import test_cache; from unified_onehead.learn import features; from unified_onehead.data.sources import read_minis;"
+            "features.WAIT = 3; send = lambda row: row['epoch'] == 2 and [os.kill(p.pid, getattr(signal, sys.argv[3]))"
+            " for p in multiprocessing.active_children()];"
+            "test_cache.losses(read_minis(sys.argv[2]), send, workers=2, epochs_seg=200)")
+    words = [sys.executable, "-c", code, str(Path(__file__).parent), str(minis.root), how]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "InputError: workers=2: a loader process was killed, or gave no batch" in done.stderr
+    assert "--resume" in done.stderr.strip().splitlines()[-1]
+
+
 def test_a_cache_is_of_the_machine_and_not_of_the_experiment(minis):
     cfg = replace_fields(preset("smoke"), root=minis.root)
     saved = (None, cfg, None, {"start": "ab"})
-    assert changes(saved, replace_fields(cfg, cache="disk", cache_gb=3.0, workers=2), minis, "ab") == []
+    other = replace_fields(cfg, cache="disk", cache_gb=3.0, workers=2, cached_views_on="disk")
+    assert changes(saved, other, minis, "ab") == []
     assert changes(saved, replace_fields(cfg, size=96), minis, "ab") != []
 
 
@@ -128,6 +143,22 @@ def test_the_process_grows_by_what_is_kept(tmp_path):
     assert 0.9 < float(found.stdout) < 1.3, found.stderr
 
 
+@pytest.mark.parametrize("kind, most", [("ram", 1.3), ("disk", 0.3)])
+def test_kept_views_take_what_they_are_and_give_it_back(kind, most):
+    """Kept one by one between the buffers of training, the tensors would take two and a half times as much."""
+    code = ("import gc, sys, psutil, torch; from unified_onehead.learn.kept import Storage;"
+            "room, kept, size = Storage(sys.argv[1]), [], 0;"
+            "rss = lambda: psutil.Process().memory_info().rss; made = lambda: [torch.rand(12, c, 16, 16) for c in (96, 320, 36)];"
+            "made(); held = rss();\n"
+            "for k in range(500):\n"
+            "    maps = [m[0].half() for m in made()]; size += sum(m.numel() * 2 for m in maps); kept.append(room.put(maps))\n"
+            "full = rss(); assert kept[7].read()[0][1].shape == (320, 16, 16)\n"
+            "maps = room = kept = None; gc.collect(); print((full - held) / size, (rss() - held) / size)")
+    found = subprocess.run([sys.executable, "-c", code, kind], capture_output=True, text=True)
+    grown, left = map(float, found.stdout.split())
+    assert grown < most and left < 0.3, (found.stdout, found.stderr)
+
+
 def test_benchmark_measures_every_step(tmp_path):
     script = ROOT / "benchmarks" / "memory.py"
     code = ("import sys; sys.path.insert(0, sys.argv[1]); import memory; from pathlib import Path;"
@@ -151,3 +182,7 @@ def test_committed_records_keep_what_was_promised():
     assert rows["search", 20_000]["peak_gb"] < rows["read", 2_000]["peak_gb"] + 1
     assert {(row["step"], row["records"]) for row in records["before"]["rows"]} >= {("check", 2_000), ("search", 10_000)}
     assert "over 8 GB" in memory.table(records) or records["before"]
+    runs = memory.read_records(memory.OUT / "runs")
+    rows = {row["preset"]: row for row in runs["after"]["rows"]}
+    assert set(rows) == set(memory.RUNS) and all(rows[name]["peak_gb"] <= memory.AIMS[name] for name in ("cpu", "t4"))
+    assert "7.60 GB or more" in memory.runs_table(runs), "before"

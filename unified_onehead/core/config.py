@@ -153,7 +153,9 @@ class TrainConfig:
     precision : str, default "no"
         no | fp16 | bf16, as accelerate names them
     cached_views : int, default 0
-        fixed views per image whose trunk output is kept in memory; 0 draws a new view every epoch
+        fixed views per image whose trunk output is kept; 0 draws a new view every epoch
+    cached_views_on : str, default "auto"
+        ram | disk | auto (0.5 GB in memory, the rest in a file); changes time and memory, no result
     view_seed : int, default -1
         seeds the views; -1: the run's seed
     zoom_min : float, default 0.75
@@ -173,7 +175,8 @@ class TrainConfig:
     clip: float = 10.0  # global gradient norm is clipped here
     ema: float = 0.99  # decay of the averaged weights that are evaluated and handed on; 0 switches it off
     precision: str = "no"  # no | fp16 | bf16, as accelerate names them
-    cached_views: int = 0  # fixed views per image whose trunk output is kept in memory; 0 draws a new view every epoch
+    cached_views: int = 0  # fixed views per image whose trunk output is kept; 0 draws a new view every epoch
+    cached_views_on: str = "auto"  # ram | disk | auto (0.5 GB in memory, the rest in a file); changes time and memory, no result
     view_seed: int = -1  # seeds the views; -1: the run's seed
     zoom_min: float = 0.75  # training images are scaled by a random factor from here
     zoom_max: float = 1.5  # to here; what is larger than the input is cropped at random
@@ -281,7 +284,7 @@ RENAMED = {  # name in older files -> name today
     **{name: f"loss_{name}" for name in ("box", "conf", "det_cls", "seg_ce", "seg_dice")}}
 
 # %% ../../nbs/core/01_config.ipynb #8c1be722
-MACHINE = ("root", "synthetic_dir", "device", "threads", "workers", "cache", "cache_gb")  # of a machine, not of an experiment
+MACHINE = ("root", "synthetic_dir", "device", "threads", "workers", "cache", "cache_gb", "cached_views_on")  # of a machine
 BOXES_ALONE = {  # masks do not refine boxes: there are none, or the file is older than these settings
     "mask_score_weight": 0.0, "mask_box_weight": 0.0}
 
@@ -320,8 +323,7 @@ def replace_fields(
     cfg: Config,  # the start
     **values,  # leaf name = value
 ) -> Config:  # a new configuration
-    """A copy with some leaf fields changed. Raises InputError for an unknown name, with the nearest one or the one that it has
-    today, and for a value that cannot work.
+    """A copy with some leaf fields changed. Raises InputError for an unknown name, with the nearest, and for impossible values.
 
     Parameters
     ----------
@@ -351,8 +353,7 @@ def apply_overrides(
     cfg: Config,  # the start
     pairs: "list[str]",  # "key=value" or "group.key=value"
 ) -> Config:  # a new configuration
-    """Apply overrides as they are typed on the command line. Raises InputError for what is not key=value, for a setting of
-    another group, and for what `replace_fields` refuses.
+    """Apply overrides as typed. Raises InputError for what is not key=value, for a wrong group, and as `replace_fields` does.
 
     Parameters
     ----------
@@ -395,14 +396,14 @@ def check_config(cfg: Config) -> Config:  # the same configuration
             (("seed", "threads", "workers", "cached_views", "ewc", "cache_gb"), lambda v: 0 <= v < 1e30, "must be 0 or more")):
         for key in keys:
             need(ok(table[key]), key, words)
-    for key, known in (("fused_stride", (8, 16)), ("precision", ("no", "fp16", "bf16")), ("cache", ("ram", "disk", "none"))):
+    for key, known in (("fused_stride", (8, 16)), ("precision", ("no", "fp16", "bf16")), ("cache", ("ram", "disk", "none")),
+                       ("cached_views_on", ("ram", "disk", "auto"))):
         need(table[key] in known, key, f"one of {', '.join(map(str, known))}")
     need(cfg.data.size > 0 and cfg.data.size % 32 == 0, "size", "must be a positive multiple of 32")
     need(0 < cfg.train.zoom_min <= cfg.train.zoom_max, "zoom_min", "must be positive and at most zoom_max")
     need(cfg.net.frozen_blocks >= -1, "frozen_blocks", "must be -1 (all) or a number of blocks")
     need(cfg.net.width >= 24 and cfg.net.width % 8 == 0, "width", "must be a multiple of 8, at least 24")
     return cfg
-
 
 # %% ../../nbs/core/01_config.ipynb #fcb63318
 PRESETS = {
@@ -452,8 +453,7 @@ def to_dict(
     dict
         group -> setting -> value; tuples become lists
     """
-    plain = dataclasses.asdict(cfg)
-    return {g: {k: list(v) if isinstance(v, tuple) else v for k, v in part.items()} for g, part in plain.items()}
+    return {g: {k: list(v) if isinstance(v, tuple) else v for k, v in p.items()} for g, p in dataclasses.asdict(cfg).items()}
 
 # %% ../../nbs/core/01_config.ipynb #534c316c
 def current_names(

@@ -63,6 +63,28 @@ def free_bytes() -> int:
         pass
     return min(free)
 
+# %% ../../nbs/data/01_cache.ipynb #dac7d111
+def lies_in_memory(
+    folder: str,  # exists
+) -> bool:
+    "Whether files of a folder take memory and not a disk; False where the system does not say."
+    try:
+        mounts = psutil.disk_partitions(all=True)
+    except (OSError, RuntimeError, NotImplementedError):
+        return False
+    place = Path(folder).resolve()
+    holders = [m for m in mounts if place.is_relative_to(m.mountpoint)]
+    return bool(holders) and max(holders, key=lambda m: len(m.mountpoint)).fstype in ("tmpfs", "ramfs")
+
+
+def disk_folder() -> str:
+    "Where temporary files lie on a disk: the system's folder for them, unless it lies in memory."
+    first = tempfile.gettempdir()
+    for folder in (first, "/var/tmp", os.getcwd()):
+        if os.access(folder, os.W_OK) and not lies_in_memory(folder):
+            return folder
+    return first
+
 # %% ../../nbs/data/01_cache.ipynb #1cff00c7
 BLOCK = 64_000_000  # bytes of memory taken at a time
 LIGHT = 1024  # bytes counted for what is kept beside the tensors
@@ -78,13 +100,17 @@ class Place(NamedTuple):
     length: int  # bytes
 
 
-def arrange(sample: Sample) -> tuple:  # name, dtype, shape, first byte of each tensor; bytes in all
-    "How a sample's tensors lie one behind the other, each at a multiple of 64."
+def tensors_of(sample: Sample) -> dict:  # name -> tensor
+    "What a sample holds beside plain values."
+    return {name: tensor for name in TENSORS if (tensor := getattr(sample, name)) is not None}
+
+
+def arrange(tensors: dict) -> tuple:  # name, dtype, shape, first byte of each tensor; bytes in all
+    "How tensors lie one behind the other, each at a multiple of 64."
     parts, at = [], 0
-    for name in TENSORS:
-        if (tensor := getattr(sample, name)) is not None:
-            parts.append((name, tensor.dtype, tuple(tensor.shape), at))
-            at += -(-tensor.numel() * tensor.element_size() // 64) * 64
+    for name, tensor in tensors.items():
+        parts.append((name, tensor.dtype, tuple(tensor.shape), at))
+        at += -(-tensor.numel() * tensor.element_size() // 64) * 64
     return tuple(parts), at
 
 
@@ -94,10 +120,10 @@ def views(flat: torch.Tensor, parts: tuple) -> dict:  # name -> tensor
             for name, dtype, shape, at in ((name, dtype, torch.Size(shape), at) for name, dtype, shape, at in parts)}
 
 
-def fill(flat: torch.Tensor, sample: Sample, parts: tuple) -> torch.Tensor:  # `flat`
-    "Copy a sample's tensors into a row of bytes."
+def fill(flat: torch.Tensor, tensors: dict, parts: tuple) -> torch.Tensor:  # `flat`
+    "Copy tensors into a row of bytes."
     for name, view in views(flat, parts).items():
-        view.copy_(getattr(sample, name))
+        view.copy_(tensors[name])
     return flat
 
 
@@ -114,14 +140,14 @@ class Cache:
         self,
         kind: str = "ram",  # ram | disk | none
         budget: "int | None" = None,  # bytes; None: half of what is free, in memory at most MOST
-        folder: "str | None" = None,  # where the file of `disk` is made; None: where the system keeps temporary files
+        folder: "str | None" = None,  # where the file of `disk` is made; None: `disk_folder`
     ):
         if kind == "none":
             budget = 0
         elif budget is None:
-            place = folder or tempfile.gettempdir()
-            budget = min(free_bytes() // 2, MOST) if kind == "ram" else shutil.disk_usage(place).free // 2
-        self.kind, self.budget, self.folder, self.path = kind, budget, folder, None
+            budget = min(free_bytes() // 2, MOST) if kind == "ram" else shutil.disk_usage(folder or disk_folder()).free // 2
+        self.kind, self.budget, self.path = kind, budget, None
+        self.folder = folder or (disk_folder() if kind == "disk" else None)
         self.used, self.full, self.kept, self.blocks, self.top = 0, not budget, {}, [], 0
 
     def __getstate__(self) -> dict:  # for a loader process that begins anew
@@ -166,16 +192,17 @@ class Cache:
         "Keep a sample if there is room."
         if self.full or get_worker_info():
             return
-        parts, length = arrange(sample)
+        tensors = tensors_of(sample)
+        parts, length = arrange(tensors)
         self.full = self.used + length + LIGHT > self.budget
-        first = None if self.full else (self.to_memory if self.kind == "ram" else self.to_disk)(sample, parts, length)
+        first = None if self.full else (self.to_memory if self.kind == "ram" else self.to_disk)(tensors, parts, length)
         if first is not None:
             record, self.used = sample.record, self.used + length + LIGHT
             plain = sample.task, sample.category, record, sample.scale, sample.original
             block, key = max(0, len(self.blocks) - 1), (record.task, record.path, record.mask_path, side)
             self.kept[key] = Place(plain, parts, block, first, length)
 
-    def to_memory(self, sample: Sample, parts: tuple, length: int) -> "int | None":  # its first byte
+    def to_memory(self, tensors: dict, parts: tuple, length: int) -> "int | None":  # its first byte
         "Copy into the last block, or into a new one."
         if not self.blocks or self.top + length > len(self.blocks[-1]):
             size = max(length, min(BLOCK, self.budget - self.used))
@@ -186,11 +213,11 @@ class Cache:
                 self.top = 0
             except MemoryError:
                 return self.stop("the system gives no more memory")
-        fill(self.blocks[-1][self.top:self.top + length], sample, parts)
+        fill(self.blocks[-1][self.top:self.top + length], tensors, parts)
         self.top += length
         return self.top - length
 
-    def to_disk(self, sample: Sample, parts: tuple, length: int) -> "int | None":  # its first byte
+    def to_disk(self, tensors: dict, parts: tuple, length: int) -> "int | None":  # its first byte
         "Append to the file, which is made now if it is not there."
         try:
             if self.path is None:
@@ -199,11 +226,10 @@ class Cache:
                 self.path = Path(folder) / "pixels"
             with open(self.path, "ab") as file:
                 start = file.tell()
-                file.write(fill(torch.zeros(length, dtype=torch.uint8), sample, parts).numpy())
+                file.write(fill(torch.zeros(length, dtype=torch.uint8), tensors, parts).numpy())
             return start
         except OSError as error:
-            place = self.path or self.folder or tempfile.gettempdir()
-            return self.stop(f"{place} cannot be written ({error.strerror or error})")
+            return self.stop(f"{self.path or self.folder} cannot be written ({error.strerror or error})")
 
 
 def open_cache(

@@ -303,7 +303,7 @@ class Batch:
     Attributes
     ----------
     images : torch.Tensor
-        float32 B x 3 x S x S, normalised
+        float32 B x 3 x S x S, normalised; uint8 on their way from a loader
     tasks : list
         B names: the task that each sample is labelled for
     boxes : list
@@ -313,18 +313,18 @@ class Batch:
     crowd : list
         B bool tensors N
     masks : torch.Tensor
-        int64 B x S x S
+        int64 B x S x S; uint8 on their way
     categories : torch.Tensor
         int64 B
     samples : list, default list()
         the samples, for scale and original size
     """
-    images: torch.Tensor  # float32 B x 3 x S x S, normalised
+    images: torch.Tensor  # float32 B x 3 x S x S, normalised; uint8 on their way from a loader
     tasks: list  # B names: the task that each sample is labelled for
     boxes: list  # B tensors N x 4, x1 y1 x2 y2 in input pixels
     labels: list  # B tensors N
     crowd: list  # B bool tensors N
-    masks: torch.Tensor  # int64 B x S x S
+    masks: torch.Tensor  # int64 B x S x S; uint8 on their way
     categories: torch.Tensor  # int64 B
     samples: list = field(default_factory=list)  # the samples, for scale and original size
 
@@ -351,7 +351,7 @@ class Batch:
         device: "str | torch.device",  # where to
         non_blocking: bool = True,  # copy from pinned memory while the program goes on
     ) -> "Batch":
-        """The batch on another device; images in channels-last memory, which CPUs and tensor cores prefer.
+        """The batch on another device, normalised there; images in channels-last memory, which CPUs and tensor cores prefer.
 
         Parameters
         ----------
@@ -367,8 +367,9 @@ class Batch:
         def move(t):
             return t.to(device, non_blocking=non_blocking)
         images = self.images.to(device, non_blocking=non_blocking, memory_format=torch.channels_last)
+        images = normalise(images) if images.dtype == torch.uint8 else images
         return replace(self, images=images, boxes=[move(b) for b in self.boxes], labels=[move(t) for t in self.labels],
-                       crowd=[move(c) for c in self.crowd], masks=move(self.masks), categories=move(self.categories))
+                       crowd=[move(c) for c in self.crowd], masks=move(self.masks).long(), categories=move(self.categories))
 
 # %% ../../nbs/data/00_records.ipynb #d1064f54
 def normalise(
@@ -388,7 +389,23 @@ def normalise(
     """
     return F.normalize(F.to_dtype(images, torch.float32, scale=True), list(MEAN), list(STD))
 
+# %% ../../nbs/data/00_records.ipynb #e2646236
+def collate_bytes(
+    samples: list,  # B samples of one size
+) -> Batch:  # images and masks as uint8: `to` normalises on the device
+    "What travels between processes and to a GPU: a fifth of a normalised batch. Raises ValueError for mixed sizes."
+    sizes = {tuple(s.image.shape) for s in samples}
+    if len(sizes) != 1:
+        raise ValueError(f"samples of one batch must have one size, got {sorted(sizes)}: letterbox them first")
+    shape = next((s.mask.shape for s in samples if s.mask is not None), samples[0].image.shape[-2:])
+    blank = torch.full(shape, IGNORE, dtype=torch.uint8)
+    light = [replace(s, image=s.image.new_empty(3, 0, 0), mask=None) for s in samples]  # a view would take its pixels along
+    return Batch(torch.stack([s.image for s in samples]), [s.task for s in samples], [s.boxes for s in samples],
+                 [s.labels for s in samples], [s.crowd for s in samples],
+                 torch.stack([blank if s.mask is None else s.mask for s in samples]),
+                 torch.tensor([s.category for s in samples]), light)
 
+# %% ../../nbs/data/00_records.ipynb #2660d1b6
 def collate(
     samples: list,  # B samples of one size
 ) -> Batch:  # the batch
@@ -404,13 +421,5 @@ def collate(
     Batch
         the batch
     """
-    sizes = {tuple(s.image.shape) for s in samples}
-    if len(sizes) != 1:
-        raise ValueError(f"samples of one batch must have one size, got {sorted(sizes)}: letterbox them first")
-    shape = next((s.mask.shape for s in samples if s.mask is not None), samples[0].image.shape[-2:])
-    blank = torch.full(shape, IGNORE, dtype=torch.uint8)
-    masks = torch.stack([blank if s.mask is None else s.mask for s in samples]).long()
-    return Batch(normalise(torch.stack([s.image for s in samples])), [s.task for s in samples],
-                 [s.boxes for s in samples], [s.labels for s in samples], [s.crowd for s in samples], masks,
-                 torch.tensor([s.category for s in samples]),
-                 [replace(s, image=s.image[:, :0, :0], mask=None) for s in samples])
+    batch = collate_bytes(samples)
+    return replace(batch, images=normalise(batch.images), masks=batch.masks.long())

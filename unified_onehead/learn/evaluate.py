@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..data.cache import MiniDataset
 
-from ..data.records import collate
+from ..data.records import collate_bytes
 from ..data.augment import LetterboxDataset
 from ..model.net import OneHead, UnifiedOutput
 from .task import Task
@@ -50,7 +50,7 @@ def evaluate_task(
     """
     net.eval()
     metric = task.metric(dataset.records)
-    loader = DataLoader(LetterboxDataset(dataset, size), batch_size=batch_size, collate_fn=collate)
+    loader = DataLoader(LetterboxDataset(dataset, size), batch_size=batch_size, collate_fn=collate_bytes)
     for batch in loader:
         output = net(batch.to(device).images)
         for i, sample in enumerate(batch.samples):

@@ -6,19 +6,24 @@
 __all__ = ['epoch_steps', 'task_turns', 'Feed']
 
 # %% ../../nbs/learn/05_features.ipynb #c38cfa54
-from contextlib import nullcontext
+import math
+import multiprocessing
+import shutil
+import warnings
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 
 import torch
 from torch.utils.data import DataLoader
 
+from ..core.files import InputError
 from ..core.config import Config
-from ..data.records import collate
-from ..data.cache import free_bytes
+from ..data.records import collate_bytes
 from ..data.augment import ViewDataset
 from ..model.backbone import folded_trunk
 from ..model.net import OneHead, UnifiedOutput
 from .strategies import Strategy
+from .kept import Storage
 
 # %% ../../nbs/learn/05_features.ipynb #e7c9db24
 def epoch_steps(
@@ -80,8 +85,30 @@ def task_turns(
         turns.append({t: e * n // length for t, n in epochs.items() if (e + 1) * n // length > e * n // length})
     return turns
 
-# %% ../../nbs/learn/05_features.ipynb #dfbea946
-SPARE = 500_000_000  # bytes of memory that stay free: views of many images would fill it, and the system would kill the run
+# %% ../../nbs/learn/05_features.ipynb #0b166604
+WAIT = 50  # seconds for a loader process to give a batch
+
+
+def shared_room() -> float:  # bytes
+    "How much processes may share; without end where the system keeps no place for it."
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return math.inf
+
+
+def loader_settings(
+    workers: int,  # loader processes, 1 or more
+    batch_bytes: int,  # of a batch as it travels
+) -> dict:  # what DataLoader takes; empty: no loader processes
+    "Loader processes that stay, as far as there is shared memory for their batches."
+    room = shared_room()
+    for ahead in (2, 1):
+        if (workers * ahead + 2) * batch_bytes <= room:  # one more is in use, and one on its way
+            return {"num_workers": workers, "prefetch_factor": ahead, "persistent_workers": True, "timeout": WAIT}
+    warnings.warn(f"workers={workers}: {room / 1e6:.0f} MB of shared memory (/dev/shm) are too few for batches of "
+                  f"{batch_bytes / 1e6:.0f} MB: no loader processes are used. In Docker, --shm-size=1g gives more.", stacklevel=2)
+    return {}
 
 # %% ../../nbs/learn/05_features.ipynb #4b6d3adb
 class Feed:
@@ -96,13 +123,15 @@ class Feed:
     device : torch.device
         where batches go
     keep : dict | None
-        where the trunk's output of every view is kept; None keeps nothing
+        finds the trunk's kept output of every view by its name; None keeps nothing
     workers : int, default 0
         loader processes when nothing is kept
     teacher : default lambda feats: None
         what a teacher says about trunk features; kept for as long as the feed lives
     autocast : default nullcontext
         makes the context in which trunk and teacher run
+    keep_on : str, default "auto"
+        ram | disk | auto, see the setting cached_views_on
     """
 
     def __init__(
@@ -110,15 +139,18 @@ class Feed:
         views: ViewDataset,  # augmented views by key
         net: OneHead,  # its trunk is used; the trunk must not change while the feed lives
         device: torch.device,  # where batches go
-        keep: "dict | None",  # where the trunk's output of every view is kept; None keeps nothing
+        keep: "dict | None",  # finds the trunk's kept output of every view by its name; None keeps nothing
         workers: int = 0,  # loader processes when nothing is kept
         teacher=lambda feats: None,  # what a teacher says about trunk features; kept for as long as the feed lives
         autocast=nullcontext,  # makes the context in which trunk and teacher run
+        keep_on: str = "auto",  # ram | disk | auto, see the setting cached_views_on
     ):
         self.views, self.net, self.device, self.workers = views, net, device, workers
         self.teacher, self.autocast, self.targets = teacher, autocast, {}
         self.features = keep if net.backbone.frozen else None
         self.folded_trunk = folded_trunk(net.backbone) if self.features is not None else None
+        self.storage = Storage(keep_on)
+        self.loader, self.steps, self.processes = None, [], []
 
     def epoch(
         self,
@@ -134,12 +166,52 @@ class Feed:
         if self.features is not None:
             yield from map(self.from_memory, steps)
             return
-        for task, index in {key[:2] for step in steps for key in step} if self.workers else ():
-            self.views.datasets[task].keep(index)  # decoded here once; what a worker decodes is lost with it after the epoch
-        loader = DataLoader(self.views, batch_sampler=steps, collate_fn=collate, num_workers=self.workers)
-        for batch in loader:
+        for batch in self.batches(steps):
             batch = batch.to(self.device)
             yield *self.run(batch.images), batch
+
+    def batches(
+        self,
+        steps: list,  # keys of every step
+    ):
+        """Batches as bytes. Loader processes begin with the first epoch and stay for as long as the feed lives.
+
+        Parameters
+        ----------
+        steps : list
+            keys of every step
+        """
+        self.steps[:] = steps  # the loader's, too
+        if self.loader is not None:
+            yield from self.loader
+            return
+        for task, index in {key[:2] for step in steps for key in step} if self.workers else ():
+            self.views.datasets[task].keep(index)  # decoded here once; what a worker decodes is lost with it
+        more = loader_settings(self.workers, max(map(len, steps)) * 4 * self.views.size**2) if self.workers else {}
+        loader = DataLoader(self.views, batch_sampler=self.steps, collate_fn=collate_bytes, **more)
+        if more:
+            before, self.loader = multiprocessing.active_children(), loader
+            batches = iter(loader)
+            self.processes = [p for p in multiprocessing.active_children() if p not in before]
+            yield from batches
+        else:
+            yield from loader
+
+    @contextmanager
+    def watching(self):
+        "Says in plain words, with an InputError, that a loader process was killed or stopped; ends those that are left."
+        try:
+            yield
+        except RuntimeError as error:
+            if not str(error).startswith(("DataLoader timed out", "DataLoader worker (pid")):
+                raise
+            for process in self.processes:
+                with suppress(RuntimeError):  # torch says of each process that it ends
+                    process.kill()  # one that was stopped would keep this process from ending
+                    process.join(5)
+            raise InputError(f"workers={self.workers}: a loader process was killed, or gave no batch for {WAIT} seconds "
+                             f"({str(error).splitlines()[0][:90]}). The system kills processes where memory is short. "
+                             "Finished stages are kept: repeat with --resume, and with workers=0 if it happens again.") from error
 
     def run(
         self,
@@ -184,7 +256,7 @@ class Feed:
         self,
         keys: list,  # (task, index, view) of every image of the step
     ) -> tuple:  # feats, targets, batch
-        """A step from memory; views that are not there yet are made, and kept in half precision while SPARE bytes are free.
+        """A step from what is kept; views that are not there yet are made, and kept in half precision while there is room.
 
         Parameters
         ----------
@@ -197,27 +269,50 @@ class Feed:
             feats, targets, batch
         """
         names = [self.views.name(k) for k in keys]
-        found = {n: self.features[n] for n in names if n in self.features}
+        found = {n: self.features[n].read() for n in names if n in self.features}
         missing = {n: k for n, k in zip(names, keys) if n not in found}
         if missing:
             samples = [self.views[k] for k in missing.values()]
-            images = collate(samples).to(self.device).images
+            images = collate_bytes(samples).to(self.device).images
             with self.autocast():  # four images at a time stay in a CPU's cache
                 pieces = images.split(4 if images.device.type == "cpu" else 64)
                 feats = [torch.cat(maps) for maps in zip(*map(self.folded_trunk.trunk, pieces))]
             for i, (name, sample) in enumerate(zip(missing, samples)):
                 light = replace(sample, image=sample.image.new_empty(3, 0, 0))  # the pixels are not needed again
                 found[name] = [t[i].half().cpu() for t in feats], light
-            if free_bytes() > SPARE:
-                self.features.update(found)
+                self.remember(self.features, name, *found[name])
         feats = self.stack([found[n][0] for n in names])
-        said = {n: self.targets[n] for n in names if n in self.targets}
-        if not all(n in said for n in names):
+        if all(n in self.targets for n in names):
+            said = {n: self.targets[n].read()[0] for n in names}
+        else:
             with self.autocast():
                 answer = self.teacher(feats) or ()
             said = {n: [t[i].half().cpu() for t in answer] for i, n in enumerate(names)}
-            if free_bytes() > SPARE:
-                self.targets.update(said)
+            for name, maps in said.items():
+                self.remember(self.targets, name, maps)
         targets = self.stack([said[n] for n in names])
-        batch = collate([found[n][1] for n in names]).to(self.device)
+        batch = collate_bytes([found[n][1] for n in names]).to(self.device)
         return feats, UnifiedOutput(*targets) if targets else None, batch
+
+    def remember(
+        self,
+        store: dict,  # name -> what is kept
+        name: tuple,  # of the view
+        maps: list,  # what is to be kept
+        sample=None,  # with the view's labels; None: maps alone
+    ) -> None:
+        """Keep what is known of a view, if there is room; what was kept of it before is replaced.
+
+        Parameters
+        ----------
+        store : dict
+            name -> what is kept
+        name : tuple
+            of the view
+        maps : list
+            what is to be kept
+        sample : default None
+            with the view's labels; None: maps alone
+        """
+        if kept := self.storage.put(maps, sample, store.get(name)):
+            store[name] = kept

@@ -175,7 +175,7 @@ class Learner:
     def make_feed(self) -> Feed:
         "A stage's feed; a new one for every stage, because its teacher is another."
         return Feed(self.views, self.net, self.device, self.store if self.cfg.train.cached_views else None,
-                    self.cfg.data.workers, self.strategy.targets, self.accelerator.autocast)
+                    self.cfg.data.workers, self.strategy.targets, self.accelerator.autocast, self.cfg.train.cached_views_on)
 
     def make_optimizer(
         self,
@@ -346,7 +346,8 @@ class Learner:
         feed, needed = self.make_feed(), self.make_optimizer(sum(map(len, plan)), stage)
         title = f"stage {stage + 1} " + "+".join(TASK_TITLES[n] for n in names)
         for epoch, steps in enumerate(bar := tqdm(plan, desc=title, unit="epoch", mininterval=2, ncols=110)):
-            done = self.fit_epoch(feed, steps, *needed, epoch / len(plan))
+            with feed.watching():
+                done = self.fit_epoch(feed, steps, *needed, epoch / len(plan))
             rows.append({"stage": stage, "task": "+".join(names), "epoch": epoch + 1, **done})
             bar.set_postfix_str(f"loss {rows[-1]['loss']:.3f}")
             self.log(rows[-1])

@@ -27,6 +27,7 @@ from ..learn.strategies import make_strategy
 from ..learn.task import make_tasks
 from ..learn.checkpoint import device_name, load_model, save_model
 from ..learn.evaluate import BorrowedMasks, evaluate_seen
+from ..learn.kept import memory_line
 from ..learn.learner import Learner
 from .folder import (
     RunLog, changes, check_same_run, claimed, first_readable, keep_checkpoint, keep_finished, numbered, open_folder,
@@ -307,6 +308,7 @@ def run_assignment(
         state = begin(learner, folder, minis, weights["sha256"], resume, say)
         shared = find_shared(minis, say)
         check_images(learner, say)
+        say(memory_line(learner))
         state = run_stages(learner, minis, folder, state, say)  # all of the training but the single-task runs
         single = single_task_runs(cfg, minis, folder, log, say, learner.cache) if cfg.run.single_task else {}
         say("measuring what the report states: the time of a pass and of a whole answer, at two sizes")
