@@ -84,8 +84,8 @@ def save_model(
 ) -> None:
     """Write a self-describing checkpoint atomically.
 
-    Raises InputError for a backbone that is not registered, OSError where the disk refuses; an older file is then still
-    there.
+    Raises InputError for a backbone that is not registered and for weights that are not finite, OSError where the disk
+    refuses; an older file is then still there.
 
     Parameters
     ----------
@@ -100,6 +100,8 @@ def save_model(
     **more
         further plain values, kept under their name
     """
+    if wrong := broken_values(net.state_dict()):
+        raise InputError(f"{path}: is not written, since {wrong}: its training broke down. What was there is still there.")
     state = {"format": FORMAT, "config": to_dict(cfg), "classes": classes, "backbone": backbone_name(net),
              "frozen": net.backbone.frozen, "versions": {"torch": str(torch.__version__)}, "state_dict": net.state_dict(), **more}
     buffer = io.BytesIO()

@@ -19,6 +19,7 @@ from ..data.augment import ViewDataset
 from ..model.backbone import folded_trunk
 from ..model.net import OneHead, UnifiedOutput
 from .strategies import Strategy
+from .guard import Pieces
 
 # %% ../../nbs/learn/05_features.ipynb #e7c9db24
 def epoch_steps(
@@ -103,6 +104,8 @@ class Feed:
         what a teacher says about trunk features; kept for as long as the feed lives
     autocast : default nullcontext
         makes the context in which trunk and teacher run
+    pieces : Pieces | None, default None
+        into which images are cut where a device's memory is small; None: this feed's own
     """
 
     def __init__(
@@ -114,9 +117,10 @@ class Feed:
         workers: int = 0,  # loader processes when nothing is kept
         teacher=lambda feats: None,  # what a teacher says about trunk features; kept for as long as the feed lives
         autocast=nullcontext,  # makes the context in which trunk and teacher run
+        pieces: "Pieces | None" = None,  # into which images are cut where a device's memory is small; None: this feed's own
     ):
         self.views, self.net, self.device, self.workers = views, net, device, workers
-        self.teacher, self.autocast, self.targets = teacher, autocast, {}
+        self.teacher, self.autocast, self.targets, self.pieces = teacher, autocast, {}, pieces or Pieces()
         self.features = keep if net.backbone.frozen else None
         self.folded_trunk = folded_trunk(net.backbone) if self.features is not None else None
 
@@ -157,9 +161,16 @@ class Feed:
         tuple
             the trunk's maps; what the teacher says, or None
         """
-        with self.autocast():
-            feats = self.net.trunk(images)
-            return feats, self.teacher(feats)
+        def attempt(count):
+            with self.autocast():
+                parts = [(feats := self.net.trunk(piece), self.teacher(feats)) for piece in images.chunk(count)]
+            if len(parts) == 1:
+                return parts[0]
+            feats, said = zip(*parts)
+            said = None if said[0] is None else type(said[0])(*map(torch.cat, zip(*said)))
+            return [torch.cat(maps) for maps in zip(*feats)], said
+
+        return self.pieces.run(attempt, len(images))
 
     def stack(
         self,

@@ -121,6 +121,20 @@ def diagram(
      segmentation             {seg} x {fine} x {fine}
      classification           {cls}"""
 
+# %% ../../nbs/run/04_report.ipynb #853cf4f2
+def broken_steps(
+    records: list,  # the log
+) -> list:  # one sentence for each stage in which a number broke
+    "How many steps of a stage were left out, and which epochs were begun again."
+    lines = []
+    for stage in dict.fromkeys(r["task"] for r in epochs(records)):
+        log = [r for r in epochs(records) if r["task"] == stage]
+        skipped, again = sum(r.get("skipped", 0) for r in log), [str(r["epoch"]) for r in log if r.get("restarted")]
+        words = [f"{skipped} steps were left out, because their loss or gradient was not finite"] * bool(skipped)
+        words += [f"epoch {', '.join(again)} diverged and was begun again, from there on at half the learning rate"] * bool(again)
+        lines += [f"Stage {TASK_TITLES.get(stage, stage)}: {'; '.join(words)}."] * bool(words)
+    return lines
+
 # %% ../../nbs/run/04_report.ipynb #e1cca725
 def section_schedule(
     results: Results,  # the run
@@ -135,7 +149,7 @@ def section_schedule(
         loss = f"{log[0]['loss']:.3f} -> {log[-1]['loss']:.3f}" if log else "-"
         spent = duration(seconds[name]) if name in seconds else "-"
         rows.append([name, given["images"], given["replayed"], len(log), loss, spent])
-    return markdown_table(rows)
+    return markdown_table(rows) + "".join(f"\n\n{line}" for line in broken_steps(records))
 
 # %% ../../nbs/run/04_report.ipynb #1afdadfb
 def class_lines(
