@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..core.files import InputError, progress
+from ..core.files import InputError, one_line, progress
 from ..core.config import IGNORE, METRICS, TASKS, Config, replace_fields, seed_everything
 from ..core.viz import show_predictions
 from ..data.records import Minis, mask_values
@@ -53,7 +53,7 @@ def doubt(
 
 def describe_start(minis: Minis, net: OneHead, weights: dict, folder: Path, say) -> None:
     "Say what is about to be trained on what."
-    say(f"data: {minis.root}")
+    say(f"data: {one_line(minis.root)}")
     for line in minis.reading:
         say(f"read as: {line}")
     for task in TASKS:
@@ -64,7 +64,7 @@ def describe_start(minis: Minis, net: OneHead, weights: dict, folder: Path, say)
     for note in minis.notes:
         say(f"note: {note}")
     say(f"network: {weights['backbone']}, weights {weights['name']}, {sum(p.numel() for p in net.parameters()):,} parameters, "
-        f"{net.backbone.frozen} frozen steps; writing to {folder}")
+        f"{net.backbone.frozen} frozen steps; writing to {one_line(str(folder))}")
 
 # %% ../../nbs/run/06_stages.ipynb #efe8bd84
 def check_images(
@@ -252,7 +252,7 @@ def finish(folder: Path, results: Results, learner: Learner, minis: Minis, say) 
     write_report(results, rows, folder, show_predictions(items, minis.classes))
     write_json(folder / "results.json", results.as_dict())  # last: it says that the run is whole, and what is not can be resumed
     say(verdict_table(results.rules))
-    say(f"report: {folder / 'report.md'}   model: {folder / 'model.pt'}")
+    say(one_line(f"report: {folder / 'report.md'}   model: {folder / 'model.pt'}"))
     return results
 
 # %% ../../nbs/run/06_stages.ipynb #7c08b045
