@@ -38,7 +38,8 @@ def settings_at_the_edge(tmp):
                  "width=23", "width=100", "replay=11", "replay_batch=11", "old_lr_scale=1.01", "mask_score_weight=-.01",
                  "mask_box_weight=1.01", "fused_stride=12", "frozen_blocks=-2", "threads=513", "threads=100000",
                  "workers=65", "kd=-1",
-                 "zoom_min=0", "zoom_max=17", "zoom_min=3", "cached_views=-1", "weight_decay=-1", "warmup=-1", "view_seed=-2",
+                 "zoom_min=0", "zoom_min=.05", "zoom_max=17", "zoom_min=3", "temperature=1e-300", "epochs_seg=10001",
+                 "cached_views=-1", "weight_decay=-1", "warmup=-1", "view_seed=-2",
                  "precision=fp8", "cache=swap", f"seed={2**53 + 1}", f"seed={2**63}", f"seed={2**64}", "synthetic_side=31"):
         yield pair, refused(functools.partial(apply_overrides, Config(), [pair]), pair.split("=")[0])
 
@@ -73,7 +74,8 @@ def seeds_at_the_end(tmp):
 @kind("numbers", "a checkpoint whose settings somebody changed", "refused with its name")
 def settings_in_a_file(tmp):
     for group, name, value in (("train", "clip", -1.0), ("train", "lr", math.nan), ("run", "seed", 2**63),
-                               ("run", "threads", 10**5), ("data", "size", "256"), ("net", "width", None), ("loss", "loss_box", [1]),
+                               ("run", "threads", 10**5), ("data", "size", "256"), ("net", "width", None),
+                               ("loss", "loss_box", [1]),
                                ("distill", "replay", 1e9)):
         plain = to_dict(Config())
         plain[group][name] = value

@@ -30,6 +30,11 @@ def one_line(text: str) -> str:
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in TURNING else c for c in text)
 
 
+def printable(say):
+    "`say` for texts that may hold names from data, from a model or from a server: every line of them in letters alone."
+    return lambda text: say("\n".join(map(one_line, str(text).split("\n"))))
+
+
 def json_value(text: "str | bytes", **options):
     "What JSON holds; options as of json.loads. Raises ValueError for what is none, and for what is nested too deep."
     try:

@@ -15,18 +15,19 @@ LIMITS = {  # interval -> names of settings
     "[0, 10]": ("replay", "replay_batch", "weight_decay", "stage_lr_decay"),
     "(0, 10]": ("lr",),
     "[0, 1000]": ("backbone_lr", "kd_growth"),
-    "(0, 1000]": ("temperature",),
+    "[0.01, 1000]": ("temperature",),
     "(0, 1e9]": ("clip",),
     "[0, 1e6]": ("loss_box", "loss_conf", "loss_det_cls", "loss_seg_ce", "loss_seg_dice", "kd", "cache_gb"),
     "[0, 1e12]": ("ewc",),
-    "(0, 16]": ("zoom_min", "zoom_max"),
+    "[0.1, 16]": ("zoom_min", "zoom_max"),  # below, a view of 32 pixels has hardly one left
     "[0, 64]": ("workers",),
     "[0, 512]": ("threads",),
     "[0, 1000000]": ("warmup", "cached_views"),
     "[0, 9007199254740992]": ("seed",),  # 2**53: JSON's readers keep it, and a thousand times as much is still a seed of torch's
     "[-1, 9007199254740992]": ("view_seed",),
     "[-1, 1000]": ("frozen_blocks",),
-    "[1, 1000000]": ("epochs_seg", "epochs_det", "epochs_cls", "n_train", "n_val"),
+    "[1, 10000]": ("epochs_seg", "epochs_det", "epochs_cls"),  # all steps of a stage are drawn before it begins
+    "[1, 1000000]": ("n_train", "n_val"),
     "[1, 4096]": ("eval_batch",),
     "[2, 4096]": ("batch_size",),
     "[24, 4096]": ("width",),

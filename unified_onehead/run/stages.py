@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..core.files import InputError, one_line, progress
+from ..core.files import InputError, printable, progress
 from ..core.config import IGNORE, METRICS, TASKS, Config, replace_fields, seed_everything
 from ..core.viz import show_predictions
 from ..data.records import Minis, mask_values
@@ -53,7 +53,7 @@ def doubt(
 
 def describe_start(minis: Minis, net: OneHead, weights: dict, folder: Path, say) -> None:
     "Say what is about to be trained on what."
-    say(f"data: {one_line(minis.root)}")
+    say(f"data: {minis.root}")
     for line in minis.reading:
         say(f"read as: {line}")
     for task in TASKS:
@@ -64,7 +64,7 @@ def describe_start(minis: Minis, net: OneHead, weights: dict, folder: Path, say)
     for note in minis.notes:
         say(f"note: {note}")
     say(f"network: {weights['backbone']}, weights {weights['name']}, {sum(p.numel() for p in net.parameters()):,} parameters, "
-        f"{net.backbone.frozen} frozen steps; writing to {one_line(str(folder))}")
+        f"{net.backbone.frozen} frozen steps; writing to {folder}")
 
 # %% ../../nbs/run/06_stages.ipynb #efe8bd84
 def check_images(
@@ -252,7 +252,7 @@ def finish(folder: Path, results: Results, learner: Learner, minis: Minis, say) 
     write_report(results, rows, folder, show_predictions(items, minis.classes))
     write_json(folder / "results.json", results.as_dict())  # last: it says that the run is whole, and what is not can be resumed
     say(verdict_table(results.rules))
-    say(one_line(f"report: {folder / 'report.md'}   model: {folder / 'model.pt'}"))
+    say(f"report: {folder / 'report.md'}   model: {folder / 'model.pt'}")
     return results
 
 # %% ../../nbs/run/06_stages.ipynb #7c08b045
@@ -283,7 +283,7 @@ def run_assignment(
     Results
         what results.json holds
     """
-    strategy, minis = make_strategy(cfg), get_minis(cfg)
+    strategy, minis, say = make_strategy(cfg), get_minis(cfg), printable(say)
     seed_everything(cfg.run.seed)
     net, weights = build_network(cfg, class_counts(minis.classes))
     folder = open_folder(cfg, out, resume)
@@ -361,6 +361,7 @@ def run_or_resume(
         minis = get_minis(cfg)
         return minis, build_network(cfg, class_counts(minis.classes))[1]["sha256"]
 
+    say = printable(say)
     for number in itertools.count(1):
         found = look_into(numbered(Path(home), run_name(cfg), number), cfg, wanted, say)
         if not found.differs:
