@@ -24,7 +24,7 @@ from unified_onehead.fetch.get import get_data, one_at_a_time
 from unified_onehead.fetch.http import Net, SourceError, download, page_words, read_note
 from unified_onehead.fetch.job import read_record, read_state
 
-QUICK = Net(timeout=(2, 2), retries=1, backoff=0.01, longest_wait=0.05)
+QUICK = Net(timeout=(30, 30), retries=1, backoff=0.01, longest_wait=0.05)
 MODES = {"tar": "w", "tgz": "w:gz", "txz": "w:xz"}
 CONTENT = [(f"d/{k}.bin", random.Random(k).randbytes(700)) for k in range(8)]
 

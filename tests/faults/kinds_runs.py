@@ -109,13 +109,13 @@ def no_models(tmp):
         yield name, refused(functools.partial(load_model, path), path.name)
 
 
-def start(folder, gate, results):
-    "A run that begins: claims a folder, works a while."
+def start(folder, gate, leave, results):
+    "A run that begins: claims a folder, and holds it until it may leave."
     gate.wait()
     try:
         with claimed(folder):
-            time.sleep(0.3)
-        results.put("in")
+            results.put("in")
+            leave.wait()
     except InputError:
         results.put("refused")
     except BaseException as error:  # told to the test
@@ -129,13 +129,13 @@ def starts_at_once(tmp):
         def call(number=number):
             folder = tmp / f"run{number}"
             folder.mkdir()
-            gate, results = fork.Event(), fork.Queue()
-            starts = [fork.Process(target=start, args=(folder, gate, results)) for _ in range(3)]
+            gate, leave, results = fork.Event(), fork.Event(), fork.Queue()
+            starts = [fork.Process(target=start, args=(folder, gate, leave, results)) for _ in range(3)]
             for process in starts:
                 process.start()
-            time.sleep(0.05)
             gate.set()
-            found = sorted(results.get(timeout=20) for _ in starts)
+            found = sorted(results.get(timeout=300) for _ in starts)
+            leave.set()
             for process in starts:
                 process.join()
             return found, [p.name for p in folder.iterdir()]

@@ -20,7 +20,7 @@ def try_kind(title: str, folder: Path) -> tuple:  # inputs tried, those that wer
     for words, attempt in KINDS[title].inputs(folder):
         tried += 1
         try:
-            with within(60):
+            with within(600):  # a hang, not a slow machine
                 attempt()
         except BaseException as error:  # also SystemExit: whatever it is, the input was not survived
             if isinstance(error, KeyboardInterrupt):
