@@ -362,6 +362,9 @@ def exit_code(
     -------
     int
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for does not end a run
     try:
         return command() or 0
     except InputError as error:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import unified_onehead
 
-from ..core.files import InputError, write_atomic
+from ..core.files import InputError, json_value, write_atomic
 from ..core.config import METRICS, TASKS, Config, replace_fields, seed_everything
 from ..core.tables import duration
 from ..data.records import Minis
@@ -311,7 +311,7 @@ def read_cell(
         its settings under today's names
     """
     try:
-        plain = json.loads(Path(path).read_text(encoding="utf-8"))
+        plain = json_value(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable as a cell ({error}). Delete it to have it made again.") from error
     try:

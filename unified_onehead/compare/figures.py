@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..core.config import METRICS, TASKS, TASK_TITLES
+from ..core.viz import literal
 from .experiment import CellRecord
 from .statistics import READ, class_curve
 from .tables import mean_matrix, rows_of, sequences
@@ -83,7 +84,7 @@ def plot_classes(
     ax = ax or plt.subplots(figsize=(5, 0.8 + 0.22 * len(values)), layout="constrained")[1]
     ax.barh(range(len(values)), [v["value"] or 0 for v in values.values()])
     what, unit = {"seg": ("IoU", "images"), "det": ("AP", "boxes"), "cls": ("accuracy", "images")}[task]
-    ax.set_yticks(range(len(values)), [f"{name} ({v['count']})" for name, v in values.items()], fontsize=7)
+    ax.set_yticks(range(len(values)), [literal(f"{name} ({v['count']})") for name, v in values.items()], fontsize=7)
     ax.set(title=f"{cell.system}: {what} by class (val {unit})", xlim=(0, None))
     ax.title.set_fontsize(9)
     ax.invert_yaxis()
@@ -117,7 +118,7 @@ def plot_precision_recall(
         if objects[0]:
             best = np.maximum.accumulate(precision[0][::-1])[::-1]
             ax.step([0, *recall[0], recall.max(initial=0)], [best.max(initial=0), *best, 0], where="pre", lw=1,
-                    label=f"{name} ({int(objects[0])})")
+                    label=literal(f"{name} ({int(objects[0])})"))
     ax.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=f"IoU .{50 + 5 * threshold} (boxes)")
     ax.title.set_fontsize(9)
     ax.legend(fontsize=6, ncols=2)
@@ -153,8 +154,8 @@ def plot_confusion(
         if value >= 0.01:
             ax.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=6,
                     color="white" if value > 0.6 else "black")
-    ax.set_xticks(range(n), part["classes"], rotation=90, fontsize=7)
-    ax.set_yticks(range(n), part["classes"], fontsize=7)
+    ax.set_xticks(range(n), map(literal, part["classes"]), rotation=90, fontsize=7)
+    ax.set_yticks(range(n), map(literal, part["classes"]), fontsize=7)
     ax.set(xlabel="predicted", ylabel="true", title=f"{TASK_TITLES[task]}, per cent of each true class")
     ax.title.set_fontsize(9)
     return ax

@@ -15,6 +15,7 @@ import typing
 from dataclasses import dataclass, field
 
 from .files import InputError
+from .limits import first_unfit
 
 # %% ../../nbs/core/01_config.ipynb #83bace7b
 TASKS = ("seg", "det", "cls")                               # the order of the stages
@@ -380,29 +381,9 @@ def apply_overrides(
 
 # %% ../../nbs/core/01_config.ipynb #32604690
 def check_config(cfg: Config) -> Config:  # the same configuration
-    "Refuse values that cannot work; the message names the setting and what it may be."
-    table = {key: value for key, (_, _, value) in field_table(cfg).items()}
-
-    def need(ok, key, words):
-        if not ok:
-            raise InputError(f"{key}={table[key]}: {words}.")
-
-    for keys, ok, words in (
-            (("val_split", "ema", "smoothing"), lambda v: 0 <= v < 1, "must be in [0, 1)"),
-            (("old_lr_scale", "mask_score_weight", "mask_box_weight"), lambda v: 0 <= v <= 1, "must be in [0, 1]"),
-            (("replay", "replay_batch"), lambda v: 0 <= v <= 10, "the assignment allows 0 to 10 stored images per task"),
-            (("lr", "temperature"), lambda v: v > 0, "must be positive"), (("batch_size",), lambda v: v > 1, "must be 2 or more"),
-            (("epochs_seg", "epochs_det", "epochs_cls", "eval_batch"), lambda v: v >= 1, "must be at least 1"),
-            (("seed", "threads", "workers", "cached_views", "ewc", "cache_gb"), lambda v: 0 <= v < 1e30, "must be 0 or more")):
-        for key in keys:
-            need(ok(table[key]), key, words)
-    for key, known in (("fused_stride", (8, 16)), ("precision", ("no", "fp16", "bf16")), ("cache", ("ram", "disk", "none")),
-                       ("cached_views_on", ("ram", "disk", "auto"))):
-        need(table[key] in known, key, f"one of {', '.join(map(str, known))}")
-    need(cfg.data.size > 0 and cfg.data.size % 32 == 0, "size", "must be a positive multiple of 32")
-    need(0 < cfg.train.zoom_min <= cfg.train.zoom_max, "zoom_min", "must be positive and at most zoom_max")
-    need(cfg.net.frozen_blocks >= -1, "frozen_blocks", "must be -1 (all) or a number of blocks")
-    need(cfg.net.width >= 24 and cfg.net.width % 8 == 0, "width", "must be a multiple of 8, at least 24")
+    "Refuse values that cannot work; the message names the setting and what it may be, as `core.limits` has it."
+    if wrong := first_unfit(field_table(cfg)):
+        raise InputError(wrong)
     return cfg
 
 # %% ../../nbs/core/01_config.ipynb #fcb63318

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import json
 import os
 import stat
 import sys
@@ -21,9 +22,25 @@ from pathlib import Path
 import filelock
 
 # %% ../../nbs/core/00_files.ipynb #e18ed0fe
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they show the text behind them in another order
+
+
 def one_line(text: str) -> str:
     "Text whose control characters and bytes that are no text, as in some file names, are spelled out."
-    return "".join(c if unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") else repr(c)[1:-1] for c in text)
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in TURNING else c for c in text)
+
+
+def printable(say):
+    "`say` for texts that may hold names from data, from a model or from a server: every line of them in letters alone."
+    return lambda text: say("\n".join(map(one_line, str(text).split("\n"))))
+
+
+def json_value(text: "str | bytes", **options):
+    "What JSON holds; options as of json.loads. Raises ValueError for what is none, and for what is nested too deep."
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:  # a file may have a hundred thousand brackets
+        raise ValueError("it is nested too deep") from error
 
 
 def first_line(thing) -> str:
@@ -104,7 +121,8 @@ def replace_file(
     path = Path(path)
     part = path.with_name(f".{path.name}.new")
     try:
-        part.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        text = isinstance(content, str)  # a name in it may hold bytes that are no text
+        part.write_bytes(content.encode("utf-8", "backslashreplace") if text else content)
         os.replace(part, path)
     except OSError:
         with contextlib.suppress(OSError):  # half a file would keep a full disk full

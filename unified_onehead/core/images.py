@@ -30,6 +30,11 @@ from .viz import voc_palette
 UNDECODABLE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, EOFError, LookupError, TypeError, ArithmeticError,
                NotImplementedError, Image.DecompressionBombError)  # what Pillow raises for bad files
 BROKEN = "Copy or download it again, or remove it together with its label."  # the remedy in a dataset
+MOST_PIXELS = 64_000_000  # a phone's photograph has 12 to 50 million
+
+
+class TooLarge(OSError):
+    "A picture that would fill the memory; some of them are made for that, and have a few kilobytes."
 
 # %% ../../nbs/core/06_images.ipynb #b9e757a4
 def why_unreadable(
@@ -55,6 +60,8 @@ def why_unreadable(
     if code not in (None, errno.EINVAL):  # the latter is what seeking in a broken file gives
         return (f"{path}: cannot be read now ({error.strerror or error}). The disk or its connection refuses, and the file may "
                 "be whole: try again; mount a drive anew first, or copy the data to a local disk.")
+    if isinstance(error, TooLarge):
+        return f"{path}: {error}. Scale it down, or take it away{' together with its label' if remedy == BROKEN else ''}."
     if isinstance(error, UnidentifiedImageError):  # whose own words name an object in memory
         error = "it is empty" if Path(path).stat().st_size == 0 else "its content is in no format of images that is known"
     return f"{path}: cannot be decoded as {'an' if what[0] in 'aeiou' else 'a'} {what} ({error}). {remedy}"
@@ -74,10 +81,15 @@ def naming(
         raise InputError(why_unreadable(path, error, what, remedy)) from error
 
 # %% ../../nbs/core/06_images.ipynb #a031a42e
-def read_bytes(path: "str | Path") -> bytes:
-    "All of a file. Raises OSError; also for a pipe or a device, which might never end."
+def check_regular(path: "str | Path") -> None:
+    "Raises OSError for what is no file; also for a pipe or a device, which might never end."
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise IsADirectoryError(errno.EISDIR, "not a file", str(path))
+
+
+def read_bytes(path: "str | Path") -> bytes:
+    "All of a file. Raises OSError; also for a pipe or a device."
+    check_regular(path)
     return Path(path).read_bytes()
 
 
@@ -119,6 +131,21 @@ class Stored:
     data: bytes  # the file
 
 
+def check_size(image: Image.Image) -> None:
+    "Raises TooLarge, before the pixels take memory: up to twenty bytes each, on the way to a tensor."
+    if image.width * image.height > MOST_PIXELS:
+        raise TooLarge(f"it has {image.width} x {image.height} pixels, and {MOST_PIXELS / 1e6:.0f} million are read at most")
+
+
+@contextlib.contextmanager
+def opened(path: "str | Path") -> Iterator[Image.Image]:  # a context manager; the block gets a picture that is not decoded yet
+    "A picture from a file. Raises one of UNDECODABLE; also for a pipe, and for more pixels than are read."
+    check_regular(path)
+    with Image.open(path) as image:
+        check_size(image)
+        yield image
+
+
 def decode_bytes(
     data: bytes,  # a file
     whole: bool = False,  # compare checksums too, where the format has them
@@ -128,6 +155,7 @@ def decode_bytes(
         with Image.open(io.BytesIO(data)) as image:
             image.verify()
     image = Image.open(io.BytesIO(data))
+    check_size(image)
     kind = image.format
     tag = orientation(image) if kind == "TIFF" else 1
     image.load()  # before the tag is asked for: a PNG may have it behind its pixels

@@ -5,6 +5,12 @@
 # %% auto #0
 __all__ = ['text_table', 'markdown_table', 'number', 'duration']
 
+# %% ../../nbs/core/02_tables.ipynb #7d1e5c02
+import html
+import re
+
+from .files import one_line
+
 # %% ../../nbs/core/02_tables.ipynb #934a2d23
 def text_table(
     rows: list,  # lists of equally many strings; the first is the header
@@ -24,6 +30,14 @@ def text_table(
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+# %% ../../nbs/core/02_tables.ipynb #6b9a855e
+MARKUP = re.compile(r"[\\`*\[\]~$]|(?<![^\W_])_|_(?![^\W_])|^[#>+=-]")  # an underscore inside a word means nothing
+
+
+def markdown_text(text) -> str:
+    "Somebody's words inside markdown: no line of its own, no heading, no tag, no link, no emphasis, no formula."
+    return html.escape(MARKUP.sub(r"\\\g<0>", one_line(str(text))), quote=False)
 
 # %% ../../nbs/core/02_tables.ipynb #f6ab5869
 def markdown_table(

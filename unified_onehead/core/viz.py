@@ -30,6 +30,11 @@ def to_uint8(
         image = ((image.float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     return image.permute(1, 2, 0).contiguous().numpy()
 
+# %% ../../nbs/core/04_viz.ipynb #af02fa9c
+def literal(name) -> str:
+    "A name as matplotlib shall draw it: two dollar signs in it are no formula."
+    return str(name).replace("$", r"\$")
+
 # %% ../../nbs/core/04_viz.ipynb #bc1cb9a9
 def show_image(
     image: Tensor,  # [3, H, W]
@@ -63,7 +68,7 @@ def show_image(
         ax = plt.subplots(figsize=(max(1, pixels.shape[1] * scale), max(1, pixels.shape[0] * scale)))[1]
     ax.imshow(pixels)
     ax.set_axis_off()
-    ax.set_title(title, fontsize=9)
+    ax.set_title(literal(title), fontsize=9)
     return ax
 
 # %% ../../nbs/core/04_viz.ipynb #1999798b
@@ -121,7 +126,7 @@ def draw_boxes(
         words = [] if label is None else [names[label] if names else str(label)]
         text = " ".join(words + ([] if scores is None else [f"{float(scores[i]):.2f}"]))
         if text:
-            ax.text(x1, y1, text, fontsize=7, color="white", va="bottom", clip_on=True,
+            ax.text(x1, y1, literal(text), fontsize=7, color="white", va="bottom", clip_on=True,
                     bbox=dict(facecolor=color, edgecolor="none", pad=1))
     return ax
 
@@ -178,7 +183,7 @@ def draw_mask(
     if names:
         shown = [i for i in np.unique(ids).tolist() if i != 0]
         name = {**dict(enumerate(names)), IGNORE: "ignored"}  # a value that is no class is shown as the number that it is
-        patches = [Patch(facecolor=palette[i] / 255, edgecolor="grey", label=name.get(i, str(i))) for i in shown]
+        patches = [Patch(facecolor=palette[i] / 255, edgecolor="grey", label=literal(name.get(i, i))) for i in shown]
         if patches:
             ax.legend(handles=patches, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     return ax
@@ -227,7 +232,7 @@ def show_batch(
         elif task == "seg":
             draw_mask(ax, batch.masks[i], classes["seg"])
         else:
-            ax.set_title(f"{TASK_TITLES[task]}: {classes['cls'][int(batch.categories[i])]}", fontsize=9)
+            ax.set_title(literal(f"{TASK_TITLES[task]}: {classes['cls'][int(batch.categories[i])]}"), fontsize=9)
     return fig
 
 # %% ../../nbs/core/04_viz.ipynb #cc894648
@@ -322,7 +327,7 @@ def draw_probs(
         raise ValueError(f"probs: {len(probs)} values for {len(names)} class names")
     best = probs.detach().float().cpu().topk(min(top, len(probs)))
     ax.barh(range(len(best.values)), best.values.tolist(), color=[class_color(i) for i in best.indices.tolist()])
-    ax.set_yticks(range(len(best.values)), [names[i] for i in best.indices.tolist()], fontsize=8)
+    ax.set_yticks(range(len(best.values)), [literal(names[i]) for i in best.indices.tolist()], fontsize=8)
     ax.set(xlim=(0, 1), xlabel="probability")
     ax.invert_yaxis()
     return ax

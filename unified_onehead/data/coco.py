@@ -13,10 +13,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..core.files import InputError, one_line
-from ..core.images import UNDECODABLE
+from ..core.images import UNDECODABLE, opened
 from .records import Record
 from .text import read_json
 from .box_format import FileBoxes, clip_box, foreign_format, four_numbers, looks_shrunk
@@ -211,7 +210,7 @@ def header_size(
 ) -> tuple:  # width, height of that frame or None when it cannot be told; EXIF orientation, 1: as stored
     "The size that an image's header gives. Raises InputError for what is no image."
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             (width, height), tag = image.size, image.getexif().get(0x0112, 1)  # 0x0112: orientation
     except UNDECODABLE as error:
         raise InputError(f"{path}: its size cannot be read ({error}). Download it again, or remove it and its labels.") from error

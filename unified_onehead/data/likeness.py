@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.files import InputError, file_sha256, progress
-from ..core.images import TURNS, UNDECODABLE, orientation, to_rgb, why_unreadable
+from ..core.images import TURNS, UNDECODABLE, opened, orientation, to_rgb, why_unreadable
 from .records import Record
 
 # %% ../../nbs/data/05_likeness.ipynb #14dc75ab
@@ -42,7 +42,7 @@ def look(
 ) -> "Look | None":  # None for what cannot be decoded
     "What a picture looks like, whatever its size and compression."
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             turn, size = TURNS.get(orientation(image)), image.size
             image.draft("RGB", (64, 64))  # a JPEG is decoded at the smallest size that serves
             image = to_rgb(image)

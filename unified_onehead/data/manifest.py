@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def coco_index(
         return {images[i]["file_name"]: {
             "labels": sorted(labels), "id": i, "url": images[i].get("coco_url", ""),
             "flickr": images[i].get("flickr_url", "").rsplit("/", 1)[-1].split("_")[0]} for i, labels in shown.items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise InputError(f"the COCO index is not in the format of instances_train2017.json: {error!r}. Use the file from "
                          "annotations_trainval2017.zip.") from error
 
@@ -302,3 +303,13 @@ def settle(
                     why = reason(task, split, current)
                 images[task][split] += [current] if current else []
     return {**manifest, "images": images, "unmet": unmet(images, Rule(**manifest["rule"]))}, notes
+
+# %% ../../nbs/data/13_manifest.ipynb #28a059f1
+def is_ours(data) -> bool:
+    "Whether a manifest.json has the form of ours, which not every file of that name has."
+    try:
+        lists = [data.get("notes", []), *data.get("leaks", {}).values(), *data.get("classes", {}).values()]
+        words = [data.get("origin", ""), *data["files"].values(), *itertools.chain(*lists)]
+        return bool(data["files"]) and type(data.get("max_side", 0)) is int and all(isinstance(word, str) for word in words)
+    except (AttributeError, KeyError, TypeError):
+        return False

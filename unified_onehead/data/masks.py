@@ -10,10 +10,9 @@ import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..core.files import InputError
-from ..core.images import UNDECODABLE
+from ..core.images import UNDECODABLE, opened
 from .text import read_text
 from .tree import JPEG_SUFFIXES, Tree, file_split, path_split, plain
 from .labels import Part, check_words, listed, meant, split_rule
@@ -33,7 +32,7 @@ def mask_stem(stem: str) -> str:
 def few_colours(path: Path) -> "bool | None":  # None: it cannot be decoded
     "Whether an image may be a mask: not more than 64 colours."
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             if image.mode.startswith(("I", "F")):  # 16 bits and more, of which Pillow counts no colours
                 return len(np.unique(np.asarray(image))) <= 64
             return image.getcolors(64) is not None

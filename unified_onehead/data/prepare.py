@@ -20,9 +20,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..core.files import InputError, progress, file_sha256
+from ..core.files import InputError, file_sha256, json_value, progress
 from ..core.config import TASKS, TASK_TITLES
-from ..core.viz import draw_boxes, draw_mask, show_image
+from ..core.tables import markdown_table, markdown_text
+from ..core.viz import draw_boxes, draw_mask, literal, show_image
 from ..core.images import naming, read_bytes, read_mask, read_stored
 from .records import Decoded, Minis, Record, decode_record, load_sample, turn_of
 from .synthetic import FOLDERS
@@ -30,6 +31,7 @@ from .likeness import shared_images
 from .sources import SPLITS, read_minis
 from .classes import WNIDS
 from .check import stray_boxes
+from .manifest import is_ours
 
 # %% ../../nbs/data/14_prepare.ipynb #681097dd
 JPEG_QUALITY = 90  # of pictures that are written anew
@@ -216,7 +218,7 @@ class Differences:
 def read_manifest(
     folder: "str | Path",  # a set, or any folder
 ) -> "dict | None":  # as write_set wrote it; "files" is path below the folder -> sha256
-    """The manifest of a set; None when there is none or it cannot be read.
+    """The manifest of a set; None when there is none, it cannot be read, or it names no file, as that of another program.
 
     Parameters
     ----------
@@ -228,11 +230,12 @@ def read_manifest(
     dict | None
         as write_set wrote it; "files" is path below the folder -> sha256
     """
+    path = Path(folder) / MANIFEST
     try:
-        data = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
-        return data if isinstance(data.get("files"), dict) else None
-    except (OSError, ValueError, AttributeError):
+        data = json_value(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError):
         return None
+    return data if is_ours(data) else None
 
 
 def differences(
@@ -310,18 +313,17 @@ def class_counts(minis: Minis) -> dict:  # task -> split -> name -> boxes (det),
 # %% ../../nbs/data/14_prepare.ipynb #8afd55d5
 def card_text(manifest: dict) -> str:
     "The data card: counts, origin, what was done, terms."
-    lines = ["# Data card", "", f"Origin: {manifest['origin']}.", "",
+    lines = ["# Data card", "", f"Origin: {markdown_text(manifest['origin'])}.", "",
              f"Longer side at most {manifest['max_side']} pixels." if manifest["max_side"] else "Pictures in their own size.",
-             "", "| dataset | images train / val | left out of train: in another set too |", "|---|---|---|"]
-    for task in TASKS:
-        images, leaks = manifest["images"][task], manifest["leaks"][task]
-        lines.append(f"| {FOLDERS[task]} | {images['train']} / {images['val']} | {', '.join(leaks) or 'none'} |")
+             "", markdown_table([["dataset", "images train / val", "left out of train: in another set too"], *(
+                 [FOLDERS[task], " / ".join(str(manifest["images"][task][split]) for split in SPLITS),
+                  markdown_text(", ".join(manifest["leaks"][task]) or "none")] for task in TASKS)])]
     for task in TASKS:
         what = {"seg": "images with", "det": "boxes of (crowds not counted)", "cls": "images of"}[task]
         counts = manifest["counts"][task]
-        lines += ["", f"## {TASK_TITLES[task].capitalize()}", "", f"| {what} | train | val |", "|---|---|---|"]
-        lines += [f"| {name} | {counts['train'][name]} | {counts['val'][name]} |" for name in counts["train"]]
-    lines += ["", "## Notes", ""] + [f"* {note}" for note in manifest["notes"] or ["none"]]
+        rows = [[markdown_text(name), counts["train"][name], counts["val"][name]] for name in counts["train"]]
+        lines += ["", f"## {TASK_TITLES[task].capitalize()}", "", markdown_table([[what, *SPLITS], *rows])]
+    lines += ["", "## Notes", ""] + [f"* {markdown_text(note)}" for note in manifest["notes"] or ["none"]]
     return "\n".join([*lines, "", "## Terms", "", LICENCES, ""])
 
 # %% ../../nbs/data/14_prepare.ipynb #f45d3db8
@@ -448,7 +450,7 @@ def show_histogram(ax, counts: dict) -> None:
     rows = np.arange(len(names))
     for split, shift, colour in (("train", -0.2, "tab:blue"), ("val", 0.2, "tab:orange")):
         ax.barh(rows + shift, [counts[split][name] for name in names], 0.4, label=split, color=colour)
-    ax.set_yticks(rows, names, fontsize=6)
+    ax.set_yticks(rows, map(literal, names), fontsize=6)
     ax.invert_yaxis()
     ax.legend(fontsize=7)
     ax.grid(axis="x", alpha=0.3)

@@ -378,6 +378,14 @@ def read_task(
         raise InputError(f"{found.folder}: every image of train is in val too. Give train images of its own.")
     return records, names, [Path(leak.train.path).name for leak in leaks], notes, lines, found.folder
 
+# %% ../../nbs/data/11_sources.ipynb #1251adad
+def refuse_names(folder: Path, names: list) -> None:
+    "Raises InputError for a class whose name would break a line, or command a terminal, wherever it is printed."
+    for name in names:
+        if one_line(name) != name:
+            raise InputError(f"{folder}: a class is called {one_line(name)}, and no name may hold a line break or another "
+                             "control character. Rename it.")
+
 # %% ../../nbs/data/11_sources.ipynb #386da680
 def read_minis(
     root: "str | Path",  # the folder that holds the three datasets
@@ -419,6 +427,7 @@ def read_minis(
     tree = walk(Path(root))
     for task in tasks:
         records, names, leaks, notes, lines, folder = read_task(root, task, known.get(task, ()), splits, options, val_split, tree)
+        refuse_names(folder, names)
         minis.records[task], minis.classes[task], minis.leaks[task] = records, names, leaks
         minis.notes += map(one_line, notes)
         minis.reading += map(one_line, lines)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.config import TASKS
-from ..core.files import InputError, locked, replace_file
+from ..core.files import InputError, json_value, locked, replace_file
 from ..core.viz import voc_palette
 from .pictures import SYNTHETIC_CLS, SYNTHETIC_DET, VOC_CLASSES, cls_picture, det_picture, seg_picture
 
@@ -122,7 +122,7 @@ def read_marker(
 ) -> dict:  # what `make_synthetic` wrote there; empty when it did not
     "The parameters of the set in a folder."
     try:
-        marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
+        marker = json_value((out / MARKER).read_text(encoding="utf-8"))
         planned_files(marker["n_train"], marker["n_val"])
         return marker if marker["made_by"] == "unified_onehead" else {}
     except (OSError, ValueError, KeyError, TypeError):

@@ -13,7 +13,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.files import InputError, disk_refuses
+from ..core.files import InputError, disk_refuses, one_line
 
 # %% ../../nbs/data/07_tree.ipynb #98412190
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif")  # the last: what some browsers call a JPEG
@@ -145,6 +145,13 @@ def kind_of(entry: os.DirEntry) -> str:  # folder | link (to a folder) | file | 
         return "file"  # a link that leads nowhere: whoever reads it says so
 
 
+def refuse_name(place: Path, name: str) -> None:
+    "Raises InputError for a name that no label file, report or archive could repeat: its bytes are not UTF-8."
+    if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python shows such bytes
+        raise InputError(f"{place}: an entry is called {one_line(name)}, in bytes that are not UTF-8. Rename it (a whole folder "
+                         "from Windows: convmv -r -f cp1252 -t utf8 --notest FOLDER).")
+
+
 def entries_of(place: Path) -> dict:  # kind -> names, sorted
     "What lies in a folder. Raises InputError when it cannot be listed."
     kinds = {"folder": [], "link": [], "file": [], "special": []}
@@ -152,6 +159,7 @@ def entries_of(place: Path) -> dict:  # kind -> names, sorted
         with os.scandir(place) as entries:
             for entry in entries:
                 if not hidden(entry.name):
+                    refuse_name(place, entry.name)
                     kinds[kind_of(entry)].append(entry.name)
     except OSError as error:
         refuse_folder(error, place)

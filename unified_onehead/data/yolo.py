@@ -26,6 +26,12 @@ def load_yaml(path: Path):
     class Texts(yaml.BaseLoader):
         "Values as they stand there."
 
+        def compose_node(self, parent, index):
+            "A node; not one that stands for another, since a few lines of such make billions of values."
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it refers to a value that stands elsewhere (*name)")
+            return super().compose_node(parent, index)
+
         def construct_mapping(self, node, deep=False):
             "A mapping whose keys stand once."
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]

@@ -6,7 +6,6 @@
 __all__ = ['model_card']
 
 # %% ../../nbs/deploy/02_card.ipynb #72c880c9
-import html
 import json
 import re
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 import yaml
 
 from ..core.config import METRICS, TASK_TITLES, TASKS
-from ..core.files import one_line
 from ..core.tables import duration, markdown_table, number
+from ..core.tables import markdown_text as plain
 
 # %% ../../nbs/deploy/02_card.ipynb #3c940566
 HUB_NAMES = {  # task -> how the Hub calls the task, and its metric
@@ -57,11 +56,6 @@ def front_matter(about: dict, source: str) -> dict:
 # %% ../../nbs/deploy/02_card.ipynb #b71b7dce
 MEANING = {"mIoU": "mean IoU of the classes, background included", "AP": "COCO's average precision of boxes",
            "AP50": "the same at an IoU of one half", "Top1": "share of images whose best class is right"}
-
-
-def plain(text) -> str:
-    "Somebody's words inside markdown: no line of its own, no tag, no link, no emphasis."
-    return re.sub(r"([\\`*\[\]~])", r"\\\1", html.escape(one_line(str(text)), quote=False))
 
 
 def image_counts(about: dict, split: str) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 
 from .. import __version__
 from ..core.config import BOXES_ALONE, MACHINE, TASKS, Config, current_names, field_table, from_dict, to_dict
-from ..core.files import TRY_AGAIN, InputError, absent, disk_refuses, file_there
+from ..core.files import TRY_AGAIN, InputError, absent, disk_refuses, file_there, json_value
 from ..core.weights import broken_values, is_safetensors, read_safetensors, what_it_is
 from ..data.records import MEAN, STD
 from ..model.net import OneHead, class_counts
@@ -51,7 +51,7 @@ def results_beside(
     try:
         if not file_there(file):
             return None, "there is no results.json beside the model"
-        results = json.loads(file.read_text(encoding="utf-8"))
+        results = json_value(file.read_text(encoding="utf-8"))
         theirs, own = (from_dict(current_names(config)) for config in (results["config"], facts["config"]))
         same = all(facts.get(key) in (None, value) for key, value in (
             ("weights", results.get("weights")), ("data", (results.get("data") or {}).get("digest"))))
@@ -159,7 +159,7 @@ def refuse_taken(folder: Path) -> None:
         return
     others = sorted({p.name for p in folder.iterdir()} - {CONFIG, TENSORS, CARD})
     try:
-        ours = json.loads((folder / CONFIG).read_bytes()).get("format", "").startswith(FORMAT.split()[0])
+        ours = json_value((folder / CONFIG).read_bytes()).get("format", "").startswith(FORMAT.split()[0])
     except (OSError, ValueError, AttributeError):
         ours = False
     if others or (any(folder.iterdir()) and not ours):
@@ -242,7 +242,7 @@ def read_about(path: Path) -> dict:
         raise ValueError(f"{word} is no number of JSON")
 
     try:
-        about = json.loads(file_content(path).decode("utf-8-sig"), parse_constant=refuse)
+        about = json_value(file_content(path).decode("utf-8-sig"), parse_constant=refuse)
     except ValueError as error:
         raise InputError(f"{path}: is no JSON that can be read ({str(error)[:120]}). Take another copy.") from error
     kind = about.get("format") if isinstance(about, dict) else None

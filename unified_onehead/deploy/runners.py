@@ -7,14 +7,13 @@ __all__ = ['fold_norms', 'OnnxNet', 'load_onnx']
 
 # %% ../../nbs/deploy/02_runners.ipynb #4124f2f4
 import copy
-import json
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..core.config import BOXES_ALONE, Config, current_names, from_dict
-from ..core.files import InputError, absent, file_there
+from ..core.files import InputError, absent, file_there, json_value
 from ..model.backbone import folded_trunk
 from ..model.grid import LOG_RANGE, grid_points
 from ..model.net import OneHead, UnifiedOutput
@@ -88,8 +87,8 @@ def read_facts(
     facts = {}
     for key, text in entries.items():
         try:
-            facts[key] = json.loads(text)
-        except json.JSONDecodeError:  # plain text: versions, and what other programs have added
+            facts[key] = json_value(text)
+        except ValueError:  # plain text: versions, and what other programs have added
             facts[key] = text
     wrong = [key for key in NEEDED if key not in facts or isinstance(facts[key], str)]
     names = facts["classes"] if isinstance(facts.get("classes"), dict) else {}

@@ -33,12 +33,35 @@ def safe_parts(name: str, archive: Path) -> tuple:
     if name.startswith(("/", "\\")) or ".." in parts or drive or "\0" in name:
         raise SourceError(f"{archive.name}: the member {name!r} would be written outside the folder; the archive is hostile or "
                           "broken. Do not use it.")
+    if len(parts) > 100 or len(os.fsencode(name)) > 2000 or any(len(os.fsencode(part)) > 255 for part in parts):
+        raise SourceError(f"{archive.name}: the member {name[:40]!r}.. has a name that no disk takes; the archive is hostile or "
+                          "broken. Do not use it.")
     return parts
 
+# %% ../../nbs/fetch/02_archive.ipynb #354987da
+MAX_MEMBERS, MAX_BYTES = 100_000, 4 << 30  # the minis have about 2,000 files and 100 MB
+
+
+def check_amount(archive: Path, members: int, size: int) -> None:
+    "Raises SourceError for more members, folders among them, or more bytes than any set of minis has."
+    if size > MAX_BYTES or members > MAX_MEMBERS:
+        raise SourceError(f"{archive.name}: unpacks to over {MAX_BYTES / 1e6:.0f} MB or {MAX_MEMBERS} files.")
+
 # %% ../../nbs/fetch/02_archive.ipynb #b45340ce
+def said_members(archive: Path) -> int:
+    "How many members the end of a zip speaks of; one wrong length in the list before it hides all that follow."
+    with open(archive, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - (1 << 16) - 22))
+        end = file.read()
+    return int.from_bytes(end[(at := end.rfind(b"PK\5\6") + 10):at + 2], "little")
+
+
 def zip_members(archive: Path):
     "Regular files of a zip: (name, function that opens it)."
     with zipfile.ZipFile(archive) as file:
+        check_amount(archive, len(file.infolist()), sum(info.file_size for info in file.infolist()))
+        if len(file.infolist()) != (said := said_members(archive)) and said != 0xFFFF:  # that is how a large zip refers elsewhere
+            raise zipfile.BadZipFile(f"{len(file.infolist())} of {said} members are listed")
         for info in file.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -47,10 +70,33 @@ def zip_members(archive: Path):
                 yield info.filename, functools.partial(file.open, info)
 
 # %% ../../nbs/fetch/02_archive.ipynb #445ebefe
+LONGEST_HEADER = 1 << 20  # bytes; the standard library reads such a header whole, however large it says that it is
+
+
+class CarefulInfo(tarfile.TarInfo):
+    "A member of a tar; a header that would fill the memory is refused before it is read."
+
+    def _proc_member(self, file):
+        if self.type in (b"L", b"K", b"x", b"g", b"X") and self.size > LONGEST_HEADER:  # long names, and attributes
+            raise SourceError(f"{Path(str(file.name)).name}: a header of {self.size / 1e6:.0f} MB, where names stand; the "
+                              "archive is hostile or broken. Do not use it.")
+        return super()._proc_member(file)
+
+
+def is_tar(archive: Path) -> bool:
+    "As tarfile.is_tarfile, with a limit on headers. Raises SourceError for a hostile one."
+    try:
+        tarfile.open(archive, tarinfo=CarefulInfo).close()
+    except tarfile.TarError:
+        return False
+    return True
+
+
 def tar_members(archive: Path):
     "Regular files of a tar, compressed or not: (name, function that opens it)."
-    with tarfile.open(archive) as file:
-        for info in file:
+    with tarfile.open(archive, tarinfo=CarefulInfo) as file:
+        for number, info in enumerate(file, 1):
+            check_amount(archive, number, info.size)
             if not (info.isreg() or info.isdir()):
                 raise SourceError(f"{archive.name}: the member {info.name!r} is a link or a device. Do not use it.")
             safe_parts(info.name, archive)
@@ -59,7 +105,7 @@ def tar_members(archive: Path):
         while file.fileobj.read(1 << 20):
             pass  # a compressed stream is checked against its checksum at its very end
         plain = file.fileobj if isinstance(file.fileobj, io.BufferedReader) else None
-        if plain and (plain.seek(-1024, os.SEEK_END), plain.read())[1].strip(b"\0"):
+        if plain and (plain.seek(max(0, archive.stat().st_size - 1024)), plain.read())[1].strip(b"\0"):
             raise SourceError(f"{archive.name}: the end of the archive is missing; it was cut off.")
 
 # %% ../../nbs/fetch/02_archive.ipynb #98affdd1
@@ -86,13 +132,31 @@ def archive_members(archive: Path):
         if head.startswith(start):
             raise SourceError(f"{archive.name}: {kind}, which is not read here. Unpack it and pack the folder as a zip.")
     with contextlib.suppress(*DAMAGE):
-        if tarfile.is_tarfile(archive):
+        if is_tar(archive):
             return tar_members(archive)
     words = page_words(head) if is_page(head) else "neither a zip nor a tar archive, or its beginning is damaged"
     raise SourceError(f"{archive.name}: {words}.")
 
-# %% ../../nbs/fetch/02_archive.ipynb #77b0ec06
-MAX_MEMBERS, MAX_BYTES = 100_000, 4 << 30  # the minis have about 2,000 files and 100 MB
+# %% ../../nbs/fetch/02_archive.ipynb #13dfe110
+def write_members(archive: Path, part: Path) -> None:
+    "Write every file of an archive below a folder. Raises SourceError for damaged and for hostile archives."
+    total, number = 0, 0
+    try:
+        for name, opened in archive_members(archive):
+            parts = safe_parts(name, archive)
+            if not parts or parts[0] == "__MACOSX":  # what Apple's Finder adds
+                continue
+            target, number = part.joinpath(*parts), number + 1
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with opened() as source, open(target, "xb") as file:
+                while piece := source.read(1 << 20):
+                    total += len(piece)
+                    check_amount(archive, number, total)
+                    file.write(piece)
+    except DAMAGE as error:
+        raise SourceError(f"{archive.name}: damaged or cut off ({error}).") from error
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise SourceError(f"{archive.name}: two members have one name ({error.filename}).") from error
 
 # %% ../../nbs/fetch/02_archive.ipynb #a5528668
 def unpack(
@@ -113,29 +177,15 @@ def unpack(
     Path
         the folder
     """
-    part, total, number = Path(f"{folder}.unpacking"), 0, 0
-    shutil.rmtree(part, ignore_errors=True)  # of a call that was cut
+    part = Path(f"{folder}.unpacking")
+    shutil.rmtree(part, ignore_errors=True)  # of a call that was killed
     part.mkdir(parents=True)
     try:
-        for name, opened in archive_members(archive):
-            parts = safe_parts(name, archive)
-            if not parts or parts[0] == "__MACOSX":  # what Apple's Finder adds
-                continue
-            target, number = part.joinpath(*parts), number + 1
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with opened() as source, open(target, "xb") as file:
-                while piece := source.read(1 << 20):
-                    total += len(piece)
-                    file.write(piece)
-                    if total > MAX_BYTES:
-                        break
-            if total > MAX_BYTES or number > MAX_MEMBERS:
-                raise SourceError(f"{archive.name}: unpacks to over {MAX_BYTES / 1e6:.0f} MB or {MAX_MEMBERS} files.")
-    except DAMAGE as error:
-        raise SourceError(f"{archive.name}: damaged or cut off ({error}).") from error
-    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-        raise SourceError(f"{archive.name}: two members have one name ({error.filename}).") from error
-    part.rename(folder)
+        write_members(archive, part)
+        part.rename(folder)
+    except Exception:  # what is refused may fill the disk
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     return folder
 
 # %% ../../nbs/fetch/02_archive.ipynb #d19c6986

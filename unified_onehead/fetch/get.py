@@ -14,7 +14,7 @@ import shutil
 import threading
 from pathlib import Path
 
-from ..core.files import InputError, absent, file_there, locked
+from ..core.files import InputError, absent, file_there, locked, one_line
 from ..data.synthetic import make_synthetic
 from ..data.prepare import check_side, read_manifest
 from .http import DiskFull, Net, SourceError, download, no_room, why_unreadable
@@ -138,12 +138,12 @@ def get_linked(job: Job) -> Path:  # the staged set
 
 # %% ../../nbs/fetch/05_get.ipynb #9c7d18d4
 def one_at_a_time(say):
-    "`say`, safe to call from several threads: lines do not run into each other."
+    "`say`, safe to call from several threads: lines do not run into each other, and what a server sent cannot break them."
     lock = threading.Lock()
 
     def said(words: str) -> None:
         with lock:
-            say(words)
+            say(one_line(words))
 
     return said
 

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import requests
 
-from ..core.files import TRY_AGAIN, InputError, absent, digest_of, disk_refuses, file_sha256, replace_file
+from ..core.files import (
+    TRY_AGAIN, InputError, absent, digest_of, disk_refuses, file_sha256, json_value, replace_file)
 
 # %% ../../nbs/fetch/00_http.ipynb #a5c656b3
 class SourceError(InputError):
@@ -104,12 +105,16 @@ def is_page(head: bytes) -> bool:
     return head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html", b"<head"))
 
 
+def whole_number(text: "str | None") -> "int | None":
+    "The number of a header; None for anything else: a date, a list, a minus, other digits, more than a file can have."
+    return int(text) if text is not None and re.fullmatch("[0-9]{1,15}", text.strip()) else None
+
+
 def check_answer(answer: requests.Response) -> None:
     "Raise SourceError for an answer that will not get better, RetryableError for one that may."
     code = answer.status_code
     if code == 429 or code >= 500 or code == 408:
-        wish = answer.headers.get("Retry-After", "")
-        raise RetryableError(f"status {code} ({answer.reason})", float(wish) if wish.isdigit() else 0)
+        raise RetryableError(f"status {code} ({answer.reason})", whole_number(answer.headers.get("Retry-After")) or 0)
     if code not in (200, 206):
         raise SourceError(f"{answer.url}: status {code} ({answer.reason}).")
     if answer.headers.get("Content-Type", "").startswith("text/html"):
@@ -127,9 +132,10 @@ def tell_progress(net: Net, url: str, before: int, after: int, total: "int | Non
 
 def whole_size(answer: requests.Response, start: int) -> "int | None":
     "Bytes of the whole file, as far as the server says."
-    if answer.headers.get("Content-Encoding", "identity") != "identity" or "Content-Length" not in answer.headers:
+    length = whole_number(answer.headers.get("Content-Length"))
+    if answer.headers.get("Content-Encoding", "identity") != "identity" or length is None:
         return None
-    return int(answer.headers["Content-Length"]) + start
+    return length + start
 
 # %% ../../nbs/fetch/00_http.ipynb #a543e9d8
 def request_once(url: str, part: Path, net: Net, version: dict) -> None:
@@ -143,7 +149,7 @@ def request_once(url: str, part: Path, net: Net, version: dict) -> None:
             part.unlink()
             raise RetryableError("the part does not fit the file; begun anew")
         check_answer(answer)
-        begins = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+        begins = re.match(r"bytes ([0-9]{1,15})-", answer.headers.get("Content-Range", ""))
         go_on = answer.status_code == 206 and begins is not None and int(begins[1]) == have
         if answer.status_code == 206 and not go_on:
             part.unlink(missing_ok=True)
@@ -209,7 +215,7 @@ def read_note(
 ) -> "dict | None":  # its object; {} when there is no file, None when it is damaged
     "What an earlier call noted. An empty file, as a full disk leaves it, is damaged."
     try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
+        noted = json_value(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError:

@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.files import InputError, absent, disk_refuses, file_sha256, file_there, naming, replace_file
+from ..core.files import InputError, absent, disk_refuses, file_sha256, file_there, json_value, naming, replace_file
 from ..core.config import TASKS, TASK_TITLES
 from ..data.synthetic import FOLDERS, MARKER
 from ..data.layouts import find_mini
@@ -150,8 +150,10 @@ def make_canonical(
         found = differences(raw)
         if found:
             raise SourceError(f"the set is not what its own manifest says: {found.text()}.")
-        small = not max_side or 0 < manifest.get("max_side", 0) <= max_side
-        if small and (not det_classes or list(det_classes) == manifest["classes"]["det"]):
+        made, names = manifest.get("max_side", 0), manifest.get("classes", {})
+        small = not max_side or 0 < made <= max_side
+        whole = not found.new and {*TASKS} <= {*names} and "max_side" in manifest  # or it is of a part, or of another program
+        if whole and small and (not det_classes or list(det_classes) == names["det"]):
             raw.rename(staged)
             return staged
     prepare(raw, staged, max_side, det_classes, origin=origin)
@@ -166,7 +168,9 @@ STATE, WORK, LOCK = ".unified_onehead.json", ".work", ".unified_onehead.lock"
 def read_state(to: Path) -> dict:
     "The marker; empty when there is none. A damaged marker counts as that of a call that was cut."
     try:
-        return json.loads((to / STATE).read_text(encoding="utf-8"))
+        state = json_value((to / STATE).read_text(encoding="utf-8"))
+        whole = isinstance(state, dict) and all(isinstance(state.get(key, {}), dict) for key in ("hashes", "links"))
+        return state if whole else {"state": "damaged"}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -267,8 +271,9 @@ OWN, EACH = ("minis",), tuple(FOLDERS[task] for task in TASKS)  # one archive th
 def read_record(folder: Path) -> dict:
     "The recorded hashes beside archives; empty when there are none. Raises OSError where the disk refuses."
     try:
-        data = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return data if isinstance(data, dict) else {}
+        data = json_value((folder / RECORD).read_text(encoding="utf-8"))
+        whole = isinstance(data, dict) and all(isinstance(data.get(key, {}), dict) for key in ("archives", "links"))
+        return data if whole else {}
     except (OSError, ValueError) as error:
         if disk_refuses(error):
             raise
@@ -418,11 +423,25 @@ class Job:
 
 # %% ../../nbs/fetch/03_job.ipynb #0a923667
 def from_archives(job: Job, archives: dict, origin: str) -> Path:  # the staged set
-    "Unpack local archives (path -> the name to use in messages) and make a canonical set of them."
-    folders = {}
+    "Unpack local archives (path -> the name to use in messages) and make a canonical set of them; what is refused does not stay."
     check_parts([file_name(known_as) for known_as in archives.values()])
-    for name in ("unpacked", "gathered", "gathered_together", "staged"):
+    try:
+        return staged_set(job, archives, origin)
+    except Exception:
+        clear(job)
+        raise
+
+
+def clear(job: Job) -> None:
+    "Remove what was unpacked, and what was made of it."
+    for name in ("unpacked", "gathered", "gathered_together", "staged", "staged.preparing"):
         shutil.rmtree(job.work / name, ignore_errors=True)
+
+
+def staged_set(job: Job, archives: dict, origin: str) -> Path:  # the staged set
+    "As `from_archives`, which takes care of what goes wrong."
+    folders = {}
+    clear(job)  # of a call that was killed
     for archive, known_as in archives.items():
         try:
             folders[unpack(archive, job.work / "unpacked" / str(len(folders)))] = known_as

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from ..core.files import InputError, absent, file_there, replace_file
+from ..core.files import InputError, absent, file_there, one_line, replace_file
 from ..core.weights import broken_values, in_words, read_saved, whole_numbers
-from ..core.config import BOXES_ALONE, Config, current_names, from_dict, to_dict
+from ..core.config import BOXES_ALONE, TASKS, Config, current_names, from_dict, to_dict
 from ..model.backbone import BACKBONES, freeze
 from ..model.net import OneHead, class_counts
 
@@ -84,8 +84,8 @@ def save_model(
 ) -> None:
     """Write a self-describing checkpoint atomically.
 
-    Raises InputError for a backbone that is not registered and for other numbers of names than the network has outputs, OSError
-    where the disk refuses; an older file is then still there.
+    Raises InputError for a backbone that is not registered, for other numbers of names than the network has outputs and for
+    weights that are not finite, OSError where the disk refuses; an older file is then still there.
 
     Parameters
     ----------
@@ -103,6 +103,8 @@ def save_model(
     if class_counts(classes) != net.counts:
         raise InputError(f"{path}: {class_counts(classes)} names of classes, but the network has {net.counts} outputs. Give the "
                          "names that it was trained with.")
+    if wrong := broken_values(net.state_dict()):
+        raise InputError(f"{path}: is not written, since {wrong}: its training broke down. What was there is still there.")
     state = {"format": FORMAT, "config": to_dict(cfg), "classes": classes, "backbone": backbone_name(net),
              "frozen": net.backbone.frozen, "versions": {"torch": str(torch.__version__)}, "state_dict": net.state_dict(), **more}
     buffer = io.BytesIO()
@@ -118,11 +120,23 @@ def misfit(
     for name, value in own.items():
         if name not in given:
             return f"the tensor {name} is missing"
+        if not isinstance(given[name], torch.Tensor):
+            return f"{name} is no tensor"
         if given[name].shape != value.shape:
             is_, should = (" x ".join(map(str, t.shape)) or "one number" for t in (given[name], value))
             return f"the tensor {name} is {is_}, and config and classes ask for {should}"
     more = [name for name in given if name not in own]
     return f"the tensor {more[0]} belongs to another network" if more else whole_numbers(given, own)
+
+
+def named_classes(classes) -> "dict[str, list]":  # task -> names
+    "Class names as a file holds them. Raises ValueError for what is no list of names for each task."
+    if not isinstance(classes, dict) or {*classes} != {*TASKS}:
+        raise ValueError(f"its classes are not those of {', '.join(TASKS)}")
+    for task, names in classes.items():
+        if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"its classes of {task} are no list of names")
+    return classes
 
 
 def rebuilt(saved: dict, path: str) -> tuple:  # network, configuration
@@ -139,7 +153,7 @@ def rebuilt(saved: dict, path: str) -> tuple:  # network, configuration
     except InputError as error:  # a setting of another version, or a value that somebody's hand wrote
         raise InputError(f"{path}: its settings cannot be used ({str(error).rstrip('.')}). Update the package if a newer version "
                          "wrote it.") from error
-    counts = {task: len(names) for task, names in saved["classes"].items()}
+    counts = {task: len(names) for task, names in named_classes(saved["classes"]).items()}
     net = OneHead(backbone, counts, cfg.net.width, cfg.net.fused_stride)
     if wrong := misfit(net.state_dict(), saved["state_dict"]):
         raise ValueError(wrong)
@@ -198,4 +212,5 @@ def load_model(
         raise InputError(f"{path}: is not a {FORMAT} model; it holds {in_words(saved)}, perhaps the weights of another network. "
                          "Evaluate a model.pt that `unified-onehead run` has written.")
     net, cfg = network_of(saved, str(path))
-    return net.to(device), cfg, saved["classes"], saved
+    classes = {task: [one_line(name) for name in names] for task, names in saved["classes"].items()}  # they are printed
+    return net.to(device), cfg, classes, saved

@@ -23,6 +23,7 @@ from ..data.augment import ViewDataset
 from ..model.backbone import folded_trunk
 from ..model.net import OneHead, UnifiedOutput
 from .strategies import Strategy
+from .guard import Pieces
 from .kept import Storage
 
 # %% ../../nbs/learn/05_features.ipynb #e7c9db24
@@ -132,6 +133,8 @@ class Feed:
         makes the context in which trunk and teacher run
     keep_on : str, default "auto"
         ram | disk | auto, see the setting cached_views_on
+    pieces : Pieces | None, default None
+        into which images are cut where a device's memory is small; None: this feed's own
     """
 
     def __init__(
@@ -144,9 +147,10 @@ class Feed:
         teacher=lambda feats: None,  # what a teacher says about trunk features; kept for as long as the feed lives
         autocast=nullcontext,  # makes the context in which trunk and teacher run
         keep_on: str = "auto",  # ram | disk | auto, see the setting cached_views_on
+        pieces: "Pieces | None" = None,  # into which images are cut where a device's memory is small; None: this feed's own
     ):
         self.views, self.net, self.device, self.workers = views, net, device, workers
-        self.teacher, self.autocast, self.targets = teacher, autocast, {}
+        self.teacher, self.autocast, self.targets, self.pieces = teacher, autocast, {}, pieces or Pieces()
         self.features = keep if net.backbone.frozen else None
         self.folded_trunk = folded_trunk(net.backbone) if self.features is not None else None
         self.storage = Storage(keep_on)
@@ -229,9 +233,16 @@ class Feed:
         tuple
             the trunk's maps; what the teacher says, or None
         """
-        with self.autocast():
-            feats = self.net.trunk(images)
-            return feats, self.teacher(feats)
+        def attempt(count):
+            with self.autocast():
+                parts = [(feats := self.net.trunk(piece), self.teacher(feats)) for piece in images.chunk(count)]
+            if len(parts) == 1:
+                return parts[0]
+            feats, said = zip(*parts)
+            said = None if said[0] is None else type(said[0])(*map(torch.cat, zip(*said)))
+            return [torch.cat(maps) for maps in zip(*feats)], said
+
+        return self.pieces.run(attempt, len(images))
 
     def stack(
         self,

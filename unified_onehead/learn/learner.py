@@ -6,6 +6,7 @@
 __all__ = ['make_accelerator', 'parameter_groups', 'Learner']
 
 # %% ../../nbs/learn/08_learner.ipynb #4b64bc26
+import functools
 import math
 import time
 from collections import Counter
@@ -22,7 +23,8 @@ from ..data.cache import MiniDataset, open_cache
 from ..data.augment import ViewDataset
 from ..model.backbone import freeze_norm
 from ..model.net import OneHead, UnifiedOutput
-from .losses import weighted_sum
+from .losses import shown_terms, weighted_sum
+from .guard import Diverged, LastGood, Pieces, Skips, cut, most_images, tell
 from .strategies import Strategy
 from .task import Task
 from .features import Feed, epoch_steps, task_turns
@@ -147,6 +149,7 @@ class Learner:
         self.val_sets = {t: MiniDataset(s["val"], 1 << 30, cache=self.cache) for t, s in records.items() if s.get("val")}
         seed, zoom = cfg.run.seed if cfg.train.view_seed < 0 else cfg.train.view_seed, (cfg.train.zoom_min, cfg.train.zoom_max)
         self.views, self.shown = ViewDataset(self.train_sets, cfg.data.size, zoom, seed), {}  # shown: of the latest stage
+        self.pieces = Pieces()  # of a step, where a device's memory is small
         self.presented, self.replayed = Counter(), Counter()  # task -> images shown in its own stage, and beside later ones
 
     def plan(
@@ -175,7 +178,8 @@ class Learner:
     def make_feed(self) -> Feed:
         "A stage's feed; a new one for every stage, because its teacher is another."
         return Feed(self.views, self.net, self.device, self.store if self.cfg.train.cached_views else None,
-                    self.cfg.data.workers, self.strategy.targets, self.accelerator.autocast, self.cfg.train.cached_views_on)
+                    self.cfg.data.workers, self.strategy.targets, self.accelerator.autocast, self.cfg.train.cached_views_on,
+                    self.pieces)
 
     def make_optimizer(
         self,
@@ -233,13 +237,84 @@ class Learner:
         """
         with self.accelerator.autocast():
             output = self.net.from_trunk(feats)
-        terms, most = {}, max(batch.tasks.count(name) for name in set(batch.tasks))
+        terms, most = {}, most_images(batch)
         for name, task in self.tasks.items():
             share = batch.tasks.count(name) / most
             terms.update({term: share * value for term, value in task.loss(output, batch).items()})
         with self.accelerator.autocast():
             terms.update(self.strategy.extra_losses(self.net, output, targets, progress))
         return terms
+
+    def backward(
+        self,
+        feats: list,  # the trunk's output for the batch
+        targets: "UnifiedOutput | None",  # the teacher's outputs for the batch
+        batch: Batch,  # images with their labels
+        progress: float,  # of the stage, 0..1
+        optimizer,  # its gradients are those of this step afterwards
+        pieces: int,  # into which the batch is cut
+    ) -> "dict[str, torch.Tensor]":  # name -> scalar: the terms, and "loss"
+        """Gradients of a step, summed over its pieces. Raises FloatingPointError with the terms when the loss is not finite.
+
+        Parameters
+        ----------
+        feats : list
+            the trunk's output for the batch
+        targets : UnifiedOutput | None
+            the teacher's outputs for the batch
+        batch : Batch
+            images with their labels
+        progress : float
+            of the stage, 0..1
+        optimizer
+            its gradients are those of this step afterwards
+        pieces : int
+            into which the batch is cut
+
+        Returns
+        -------
+        dict[str, torch.Tensor]
+            name -> scalar: the terms, and "loss"
+        """
+        weights = {name: w for task in self.tasks.values() for name, w in task.weights.items()}
+        optimizer.zero_grad()
+        sums = {}
+        for part in cut(feats, targets, batch, pieces):
+            terms = self.step_losses(part[0], part[2], part[1], progress)
+            if pieces > 1:  # each counts by its share of the images, so that a cut step is the same step
+                share = most_images(part[2]) / most_images(batch)
+                terms = {name: share * value for name, value in terms.items()}
+            loss = weighted_sum(terms, weights)
+            self.accelerator.backward(loss)
+            for name, value in {**terms, "loss": loss}.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+        return sums
+
+    def check_gradient(
+        self,
+        norm: torch.Tensor,  # of the gradient
+        terms: "dict[str, torch.Tensor]",  # of the step, for the message
+        optimizer,  # of the stage
+    ) -> None:
+        """Raises FloatingPointError for a gradient that is not finite. fp16's scaler leaves out by itself what overflows.
+
+        Parameters
+        ----------
+        norm : torch.Tensor
+            of the gradient
+        terms : dict[str, torch.Tensor]
+            of the step, for the message
+        optimizer
+            of the stage
+        """
+        if math.isfinite(norm):
+            return
+        scaler = self.accelerator.scaler
+        if scaler is not None and scaler.get_scale() > 1:  # the next step is scaled less
+            return
+        if scaler is not None:
+            optimizer.step()  # which leaves the step out, and is ready for the next one
+        raise FloatingPointError(f"the gradient is not finite: {shown_terms(terms)}.")
 
     def fit_epoch(
         self,
@@ -249,8 +324,8 @@ class Learner:
         schedule,  # this,
         average,  # and this
         progress: float,  # of the stage, 0..1
-    ) -> dict:  # mean loss, mean terms ("parts"), gradient norm, learning rate, images, seconds
-        """Train one epoch.
+    ) -> dict:  # mean loss, mean terms ("parts"), gradient norm, learning rate, images, seconds; skipped steps, if any
+        """Train one epoch. Raises Diverged when too many steps have a loss or a gradient that is not finite.
 
         Parameters
         ----------
@@ -270,31 +345,79 @@ class Learner:
         Returns
         -------
         dict
-            mean loss, mean terms ("parts"), gradient norm, learning rate, images, seconds
+            mean loss, mean terms ("parts"), gradient norm, learning rate, images, seconds; skipped steps, if any
         """
         self.net.train()
-        weights = {name: w for task in self.tasks.values() for name, w in task.weights.items()}
         trained = [p for p in self.net.parameters() if p.requires_grad]
-        sums, started, images = {}, time.perf_counter(), 0
+        sums, started, images, skips = {}, time.perf_counter(), 0, Skips(self.net, average.module, len(steps))
         for feats, targets, batch in feed.epoch(steps):
-            terms = self.step_losses(feats, batch, targets, progress)
-            loss = weighted_sum(terms, weights)
-            optimizer.zero_grad()
-            self.accelerator.backward(loss)
-            self.accelerator.unscale_gradients(optimizer)  # fp16 multiplies the loss; a strategy must see the gradient itself
-            self.strategy.after_backward(self.net)
-            norm = torch.nn.utils.clip_grad_norm_(trained, self.cfg.train.clip)
+            try:
+                step = functools.partial(self.backward, feats, targets, batch, progress, optimizer)
+                terms = self.pieces.run(step, len(batch.tasks))
+                self.accelerator.unscale_gradients(optimizer)  # fp16 multiplies the loss; a strategy must see the gradient itself
+                self.strategy.after_backward(self.net)
+                norm = torch.nn.utils.clip_grad_norm_(trained, self.cfg.train.clip)
+                self.check_gradient(norm, terms, optimizer)
+            except FloatingPointError as error:
+                skips.add(str(error))
+                schedule.step()
+                continue
             optimizer.step()
             self.strategy.after_step(self.net)
             schedule.step()
             average.update_parameters(self.net)
+            skips.used()
             images += len(batch.tasks)
-            for name, value in {**terms, "loss": loss, "gradient": norm}.items():
+            for name, value in {**terms, "gradient": norm}.items():
                 sums.setdefault(name, []).append(float(value.detach()))
+        skips.end()
         norms = [v for v in sums.pop("gradient") if math.isfinite(v)]  # fp16's scaler skips a step that overflows
         means = {name: sum(values) / len(values) for name, values in sums.items()}
         return {"loss": means.pop("loss"), "gradient": sum(norms) / max(1, len(norms)), "parts": means,
-                "lr": optimizer.param_groups[0]["lr"], "images": images, "seconds": time.perf_counter() - started}
+                "lr": optimizer.param_groups[0]["lr"], "images": images, "seconds": time.perf_counter() - started,
+                **({"skipped": skips.count} if skips.count else {})}
+
+    def try_epoch(
+        self,
+        feed: Feed,  # of the stage
+        steps: list,  # keys of every step
+        last: LastGood,  # holds the stage's optimiser, schedule and averaged network
+        progress: float,  # of the stage, 0..1
+        where: str,  # stage and epoch, for messages
+    ) -> dict:  # as `fit_epoch`; `restarted`: 1 when it is the second try
+        """Train one epoch, once more at half the rate when it diverges. Raises Diverged when that does not help.
+
+        Parameters
+        ----------
+        feed : Feed
+            of the stage
+        steps : list
+            keys of every step
+        last : LastGood
+            holds the stage's optimiser, schedule and averaged network
+        progress : float
+            of the stage, 0..1
+        where : str
+            stage and epoch, for messages
+
+        Returns
+        -------
+        dict
+            as `fit_epoch`; `restarted`: 1 when it is the second try
+        """
+        last.keep()
+        try:
+            row = self.fit_epoch(feed, steps, last.optimizer, last.schedule, last.average, progress)
+        except Diverged as error:
+            if last.gone_back:
+                raise Diverged(f"{where}: {error} Going back to the last good state and halving the rate has not helped; "
+                               f"lr was {self.cfg.train.lr:g} at the beginning. Finished stages are kept.") from error
+            tell(f"{where}: {error} Back to the state before this epoch, at half the learning rate.")
+            last.go_back()
+            return {**self.try_epoch(feed, steps, last, progress, where), "restarted": 1}
+        if row.get("skipped"):
+            tell(f"{where}: {row['skipped']} of {len(steps)} steps were left out, their loss or gradient was not finite")
+        return row
 
     def count_shown(
         self,
@@ -320,7 +443,7 @@ class Learner:
         names: "tuple[str, ...]",  # tasks of this stage
         seen: "list[str]",  # tasks of earlier stages
     ) -> "list[dict]":  # log rows, one per epoch
-        """Train one stage; the network then holds the averaged weights. Raises FloatingPointError for a loss that is not finite.
+        """Train one stage; the network then holds the averaged weights. Raises Diverged for a loss that stays not finite.
 
         Parameters
         ----------
@@ -343,15 +466,15 @@ class Learner:
             freeze_norm(self.net.backbone)  # statistics learned in stage 1 must not follow the images of later stages
         plan, rows = self.plan(names, generator), []
         self.count_shown(plan, names)
-        feed, needed = self.make_feed(), self.make_optimizer(sum(map(len, plan)), stage)
+        feed, last = self.make_feed(), LastGood(self.net, *self.make_optimizer(sum(map(len, plan)), stage))
         title = f"stage {stage + 1} " + "+".join(TASK_TITLES[n] for n in names)
         for epoch, steps in enumerate(bar := tqdm(plan, desc=title, unit="epoch", mininterval=2, ncols=110)):
             with feed.watching():
-                done = self.fit_epoch(feed, steps, *needed, epoch / len(plan))
+                done = self.try_epoch(feed, steps, last, epoch / len(plan), f"{title}, epoch {epoch + 1}")
             rows.append({"stage": stage, "task": "+".join(names), "epoch": epoch + 1, **done})
             bar.set_postfix_str(f"loss {rows[-1]['loss']:.3f}")
             self.log(rows[-1])
-        self.net.load_state_dict(needed[2].module.state_dict())
+        self.net.load_state_dict(last.average.module.state_dict())
         for name in names:
             sets = [self.tasks[name].class_set(r) for r in self.train_sets[name].records]
             self.strategy.end_stage(self.net, name, sets, generator)

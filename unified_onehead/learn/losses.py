@@ -165,6 +165,11 @@ def classification_loss(
     return {"cls_ce": F.cross_entropy(logits, categories, ignore_index=-1, label_smoothing=smoothing)}
 
 # %% ../../nbs/learn/00_losses.ipynb #46bd9e9a
+def shown_terms(terms: "dict[str, torch.Tensor]") -> str:
+    "Named scalars in one line."
+    return ", ".join(f"{name}={value.item():.4g}" for name, value in terms.items())
+
+# %% ../../nbs/learn/00_losses.ipynb #45de9b8f
 def weighted_sum(
     terms: "dict[str, torch.Tensor]",  # named unweighted scalars
     weights: "dict[str, float]",  # weight of each name; 1 where a name is missing
@@ -185,7 +190,6 @@ def weighted_sum(
     """
     total = sum(weights.get(name, 1.0) * value for name, value in terms.items())
     if not torch.isfinite(total):
-        shown = ", ".join(f"{name}={value.item():.4g}" for name, value in terms.items())
-        raise FloatingPointError(f"the loss is not finite: {shown}. Lower lr, or look for damaged labels with "
+        raise FloatingPointError(f"the loss is not finite: {shown_terms(terms)}. Lower lr, or look for damaged labels with "
                                  "`unified-onehead data check`.")
     return total

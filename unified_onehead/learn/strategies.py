@@ -365,9 +365,10 @@ class _Importance(Strategy):
 
     def after_backward(self, net):
         grads = own_gradients(net, self.fisher, self.anchor, self.cfg.ewc)
-        if all(g.isfinite().all() for g in grads.values()):
+        squares = {n: g**2 for n, g in grads.items()}
+        if all(s.isfinite().all() for s in squares.values()):
             self.steps += 1
-            self.sums.update({n: self.sums.get(n, 0) + g**2 for n, g in grads.items()})
+            self.sums.update({n: self.sums.get(n, 0) + s for n, s in squares.items()})
 
     def end_stage(self, net, task, class_sets, generator):
         for name, p in net.named_parameters():

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from ..core.files import InputError, replace_file, write_atomic
+from ..core.files import InputError, json_value, locked, replace_file, write_atomic
 from ..core.config import MACHINE, Config, to_dict
 from ..data.records import Minis
 from ..data.sources import data_digest
@@ -53,7 +53,7 @@ def next_name(
 
 # %% ../../nbs/run/00_folder.ipynb #a4f7f79c
 ROOM = 150e6  # bytes that a run may write: a checkpoint per stage, one per single-task run, the model, the figures
-OWNER = "owner.json"  # in a run's folder while a process writes there
+OWNER, LOCK = "owner.json", ".owner.lock"  # in a run's folder while a process writes there
 
 
 def what_is_in(
@@ -105,31 +105,53 @@ def open_folder(
 FRESH = 300  # seconds; an epoch takes less on the device that a preset is for
 
 
-def own_mark() -> dict:  # host, pid, started, time
-    "What this process leaves in a folder: who it is, and when it was last seen."
-    return {"host": platform.node(), "pid": os.getpid(), "started": psutil.Process().create_time(), "time": time.time()}
-
-
-def read_mark(folder: Path) -> "dict | None":  # host, pid, started, time
-    "The mark in a folder; None where nobody left one, or half of it."
+def own_space() -> str:
+    "Whose process numbers these are: of which start of the machine and which container; empty where the system does not say."
     try:
-        return json.loads((folder / OWNER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
+def own_mark() -> dict:  # host, space, pid, started, time
+    "What this process leaves in a folder: who it is, and when it was last seen."
+    return {"host": platform.node(), "space": own_space(), "pid": os.getpid(), "started": psutil.Process().create_time(),
+            "time": time.time()}
+
+
+def read_mark(path: Path) -> "dict | None":  # None: nobody's, half a file, or a file of another kind
+    "The mark in a folder, with `age`: seconds since it was renewed."
+    try:
+        mark, written = json_value(path.read_text(encoding="utf-8")), path.stat().st_mtime
+        age = time.time() - mark["time"]
+        if age < -FRESH:  # that machine's clock is ahead; the file's own time is often of a third clock
+            age = time.time() - written
+        return {**mark, "age": age} if isinstance(mark["host"], str) and type(mark["pid"]) is int else None
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
-def is_running(mark: dict) -> bool:  # host, pid, started, time
+def is_running(mark: dict) -> bool:  # as `read_mark` gives it
     "Whether the process that left a mark in a folder is still at it; of another machine its last sign of life tells."
-    fresh = time.time() - mark["time"] <= FRESH
-    if mark["host"] != platform.node():
+    fresh = abs(mark["age"]) <= FRESH
+    if mark["host"] != platform.node() or mark.get("space", own_space()) != own_space():  # containers may share a host's name
         return fresh
     if mark["pid"] == os.getpid():
         return False
     try:
         started = psutil.Process(mark["pid"]).create_time()
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
         return False
     return fresh or abs(started - mark.get("started", 0)) < 60  # a laptop that slept; an old number may be another's by now
+
+# %% ../../nbs/run/00_folder.ipynb #f022f222
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:  # a context manager; the block gets no value
+    "Between looking at a folder's mark and leaving one, nobody else may do so; a disk that knows no locks is taken as it is."
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, NotImplementedError):
+            stack.enter_context(locked(folder / LOCK))
+        yield
 
 # %% ../../nbs/run/00_folder.ipynb #6ae634ba
 @contextlib.contextmanager
@@ -148,24 +170,27 @@ def claimed(
     Iterator[Callable]
         a function without arguments that renews the hold
     """
-    path, mark = folder / OWNER, read_mark(folder)
-    if mark and is_running(mark):
-        raise InputError(f"output {folder}: another process writes there (on {mark['host']}, last seen "
-                         f"{time.time() - mark['time']:.0f} s ago). Stop it; or, if its machine is gone, wait until that is "
-                         f"{FRESH} s ago; or give another folder.")
+    path = folder / OWNER
 
     def renew():
         with contextlib.suppress(OSError):  # the log, which is written at the same time, says so
             replace_file(path, json.dumps(own_mark()))
 
-    renew()
+    with one_at_a_time(folder):
+        mark = read_mark(path)
+        if mark and is_running(mark):
+            raise InputError(f"output {folder}: another process writes there (on {mark['host']}, last seen "
+                             f"{abs(mark['age']):.0f} s ago). Stop it; or, if its machine is gone, wait until that is {FRESH} s "
+                             "ago; or give another folder.")
+        renew()
     try:
         yield renew
     finally:
-        with contextlib.suppress(OSError, ValueError):  # what the run made is not lost for a mark that stays
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if (found["host"], found["pid"]) == (platform.node(), os.getpid()):  # somebody else's stays
+        found, own = read_mark(path) or {}, own_mark()
+        with contextlib.suppress(OSError):  # what the run made is not lost for a mark that stays
+            if all(found.get(key) == own[key] for key in ("host", "space", "pid")):  # somebody else's stays
                 path.unlink()
+                (folder / LOCK).unlink(missing_ok=True)
 
 # %% ../../nbs/run/00_folder.ipynb #94953c66
 def wait_for_owner(
@@ -176,8 +201,8 @@ def wait_for_owner(
     told: float = 30,  # seconds between two lines
 ) -> bool:  # whether it waited, so that what is in the folder may have changed
     "Wait until a mark of another machine is old, and remove it. One that is renewed meanwhile stays: `claimed` refuses it then."
-    first = mark = read_mark(folder)
-    left, line = (min(FRESH, FRESH - time.time() + mark["time"]) if mark else 0), 0.0
+    first = mark = read_mark(folder / OWNER)
+    left, line = (FRESH - abs(mark["age"]) if mark else 0), 0.0
     if not mark or mark["host"] == platform.node() or left < 0:
         return False
     while left > 0 and mark and mark["time"] == first["time"]:
@@ -186,7 +211,7 @@ def wait_for_owner(
                 f"that was cut, this run goes on by itself in {left:.0f} s.")
             line = told
         sleep(pause := min(step, left))
-        left, line, mark = left - pause, line - pause, read_mark(folder)
+        left, line, mark = left - pause, line - pause, read_mark(folder / OWNER)
     if mark and mark["time"] == first["time"]:
         with contextlib.suppress(FileNotFoundError):
             (folder / OWNER).unlink()
@@ -255,7 +280,7 @@ def read_log(
     rows = []
     for line in dict.fromkeys(path.read_text(encoding="utf-8").splitlines() if path.exists() else []):
         try:
-            rows.append(json.loads(line))
+            rows.append(json_value(line))
         except ValueError:
             continue
     return rows

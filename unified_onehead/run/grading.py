@@ -18,7 +18,7 @@ import torch
 
 from .. import __version__
 from ..core.config import TASKS
-from ..core.files import InputError, file_sha256, write_atomic
+from ..core.files import InputError, file_sha256, printable, write_atomic
 from ..data.cache import Cache, MiniDataset
 from ..data.records import Minis, Sample
 from ..data.sources import data_digest
@@ -246,7 +246,7 @@ def grade_folder(
     list[dict]
         the rows of these students, every cell as text
     """
-    students, table, said = find_submissions(folder, data_root), read_table(out), set()
+    students, table, said, say = find_submissions(folder, data_root), read_table(out), set(), printable(say)
     write_table(out, list(table.values()))  # a table that cannot be written is found out now, not after the first student
     bench = Bench(data_root, **how)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..core.config import IGNORE, TASKS, TASK_TITLES
-from ..core.files import InputError
+from ..core.files import InputError, printable
 from ..data.cache import Cache, MiniDataset
 from ..data.records import Record, letterbox, load_sample, mask_values, normalise
 from ..data.sources import pick_split, read_minis
@@ -184,6 +184,7 @@ def evaluate(
     """
     check_choice(protocol, batch)
     predictor = Predictor(weights, device, backend="torch")  # as trained: folded norms would change last digits
+    say = printable(say)
     found = read_chosen(data_root, tasks, split, layout, predictor.classes, say)
     place = Cache()  # one budget for all tasks
     sets = {name: (chosen, MiniDataset(records, 1 << 30, cache=place)) for name, (chosen, records) in found.items()}

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..core.files import write_atomic
 from ..core.config import METRICS, TASK_TITLES
-from ..core.tables import duration, markdown_table, number
+from ..core.tables import duration, markdown_table, markdown_text, number
 from ..core.viz import plot_curves, plot_matrix
 from ..learn.forgetting import ScoreMatrix, delta_p, learned, score_drop
 from .results import Results
@@ -121,6 +121,20 @@ def diagram(
      segmentation             {seg} x {fine} x {fine}
      classification           {cls}"""
 
+# %% ../../nbs/run/04_report.ipynb #853cf4f2
+def broken_steps(
+    records: list,  # the log
+) -> list:  # one sentence for each stage in which a number broke
+    "How many steps of a stage were left out, and which epochs were begun again."
+    lines = []
+    for stage in dict.fromkeys(r["task"] for r in epochs(records)):
+        log = [r for r in epochs(records) if r["task"] == stage]
+        skipped, again = sum(r.get("skipped", 0) for r in log), [str(r["epoch"]) for r in log if r.get("restarted")]
+        words = [f"{skipped} steps were left out, because their loss or gradient was not finite"] * bool(skipped)
+        words += [f"epoch {', '.join(again)} diverged and was begun again, from there on at half the learning rate"] * bool(again)
+        lines += [f"Stage {TASK_TITLES.get(stage, stage)}: {'; '.join(words)}."] * bool(words)
+    return lines
+
 # %% ../../nbs/run/04_report.ipynb #e1cca725
 def section_schedule(
     results: Results,  # the run
@@ -135,7 +149,7 @@ def section_schedule(
         loss = f"{log[0]['loss']:.3f} -> {log[-1]['loss']:.3f}" if log else "-"
         spent = duration(seconds[name]) if name in seconds else "-"
         rows.append([name, given["images"], given["replayed"], len(log), loss, spent])
-    return markdown_table(rows)
+    return markdown_table(rows) + "".join(f"\n\n{line}" for line in broken_steps(records))
 
 # %% ../../nbs/run/04_report.ipynb #1afdadfb
 def class_lines(
@@ -147,7 +161,8 @@ def class_lines(
         scores = row.get("per_class") or {}
         ranked = sorted((n for n, v in scores.items() if v is not None), key=lambda n: -scores[n])
         absent = [n for n, v in scores.items() if v is None]
-        text = ", ".join(f"{n} {scores[n]:.3f}" for n in ranked) + (f"; absent: {', '.join(absent)}" if absent else "")
+        text = ", ".join(f"{markdown_text(n)} {scores[n]:.3f}" for n in ranked)
+        text += f"; absent: {', '.join(map(markdown_text, absent))}" if absent else ""
         lines.append(f"{TASK_TITLES.get(task, task).capitalize()} by class, {METRICS.get(task, 'score')}: {text}.")
     return lines
 
@@ -166,8 +181,8 @@ def class_groups(
         return f"{sum(scores[n] for n in names) / len(names):.3f} ({sum(boxes[n] for n in names)} of {total} boxes)"
 
     share = sum(scores[n] for n in order[middle:]) / max(sum(scores[n] for n in order), 1e-12)
-    return (f"AP by how often a class occurs: {order[0]}, the most frequent, {mean(order[:1])}; the {middle} classes with most "
-            f"boxes {mean(order[:middle])}; the other {len(order) - middle} {mean(order[middle:])}, which give "
+    return (f"AP by how often a class occurs: {markdown_text(order[0])}, the most frequent, {mean(order[:1])}; the {middle} "
+            f"classes with most boxes {mean(order[:middle])}; the other {len(order) - middle} {mean(order[middle:])}, which give "
             f"{share:.0%} of AP.")
 
 
@@ -243,14 +258,14 @@ def report_text(
     "The whole of report.md."
     weights = results.weights or {}
     rows = [["rule", "limit", "value", "verdict", "note"]]
-    rows += [[r["name"], r["limit"], r["value"], word(r["pass"]), r["note"]] for r in rules]
-    read = "\n".join(f"- **{r['name']}**: {r['note']}" for r in passing_notes(rules))
-    head = (f"Strategy `{results.strategy}`, seed {results.seed}, device {results.device}, "
-            f"start weights `{weights.get('name', 'none')}` (sha256 {weights.get('sha256') or 'none'}). "
+    rows += [[r["name"], r["limit"], markdown_text(r["value"]), word(r["pass"]), markdown_text(r["note"])] for r in rules]
+    read = "\n".join(f"- **{r['name']}**: {markdown_text(r['note'])}" for r in passing_notes(rules))
+    head = (f"Strategy `{results.strategy}`, seed {results.seed}, device {markdown_text(results.device)}, "
+            f"start weights {markdown_text(weights.get('name', 'none'))} (sha256 {weights.get('sha256') or 'none'}). "
             f"Rules: {verdict_counts(rules)}.")
-    reading = (results.data or {}).get("reading") or []
+    reading = "\n".join(f"- {markdown_text(line)}" for line in (results.data or {}).get("reading") or [])
     sections = {
-        **({"Data": "\n".join(f"- {line}" for line in reading)} if reading else {}),  # runs of older versions did not record it
+        **({"Data": reading} if reading else {}),  # runs of older versions did not record it
         "Architecture": f"```\n{diagram(results)}\n```",
         "Schedule": section_schedule(results, records),
         "Results": section_results(results),

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..core.files import InputError, progress
+from ..core.files import InputError, printable, progress
 from ..core.config import IGNORE, METRICS, TASKS, Config, replace_fields, seed_everything
 from ..core.tables import duration
 from ..core.viz import show_predictions
@@ -294,7 +294,7 @@ def run_assignment(
     Results
         what results.json holds
     """
-    strategy, minis = make_strategy(cfg), get_minis(cfg)
+    strategy, minis, say = make_strategy(cfg), get_minis(cfg), printable(say)
     seed_everything(cfg.run.seed)
     net, weights = build_network(cfg, class_counts(minis.classes))
     folder = open_folder(cfg, out, resume)
@@ -377,6 +377,7 @@ def run_or_resume(
         minis = get_minis(cfg)
         return minis, build_network(cfg, class_counts(minis.classes))[1]["sha256"]
 
+    say = printable(say)
     for number in itertools.count(1):
         found = look_into(numbered(Path(home), run_name(cfg), number), cfg, wanted, say)
         if not found.differs:
