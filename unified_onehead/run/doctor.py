@@ -26,7 +26,7 @@ from ..model.backbone import BACKBONES, build_backbone
 from ..model.net import OneHead
 from ..fetch.drive import MOUNT, drive_folder, on_colab
 from ..learn.checkpoint import device_name, load_model, pick_device, save_model
-from ..learn.features import SPARE
+from ..learn.kept import SPARE
 from .folder import ROOM
 from .plan import choose_preset, estimate_time, time_words
 
