@@ -282,7 +282,7 @@ def runs_table(records: dict) -> str:  # markdown
     "Whole runs: a line for each preset, and the records side by side."
     def cell(row):
         if row is None or "ended" in row:
-            return "-" if row is None else f"{row['peak_gb']:.2f} GB or more ({row['ended']}, ended)"
+            return "-" if row is None else f"{row['peak_gb']:.2f} GB or more ({row['ended']})"
         workers = f" ({row['all_processes_gb']:.2f} with its loader processes)" if "all_processes_gb" in row else ""
         other = f" with `{' '.join(row['settings'])}`" if row["settings"] != [*RUNS[row["preset"]]] else ""
         return f"{row['peak_gb']:.2f} GB{workers}{other}"
