@@ -281,11 +281,12 @@ def read_records(folder: Path = OUT) -> dict:  # name -> record, before first
 def runs_table(records: dict) -> str:  # markdown
     "Whole runs: a line for each preset, and the records side by side."
     def cell(row):
-        if row is None or "ended" in row:
-            return "-" if row is None else f"{row['peak_gb']:.2f} GB or more ({row['ended']}, ended)"
+        if row is None:
+            return "-"
         workers = f" ({row['all_processes_gb']:.2f} with its loader processes)" if "all_processes_gb" in row else ""
         other = f" with `{' '.join(row['settings'])}`" if row["settings"] != [*RUNS[row["preset"]]] else ""
-        return f"{row['peak_gb']:.2f} GB{workers}{other}"
+        more, why = (" or more", f" ({row['ended']})") if "ended" in row else ("", "")
+        return f"{row['peak_gb']:.2f} GB{more}{workers}{other}{why}"
 
     names = dict.fromkeys(row["preset"] for record in records.values() for row in record["rows"])
     lines = [["preset", "settings", "aim", *records], ["---"] * (3 + len(records))]
