@@ -237,6 +237,8 @@ class RunConfig:
         how far such a box moves towards its mask's outline, times their agreement; 0: not at all
     single_task : bool, default False
         also train each task alone, for the strict reading of forgetting (doubles the time)
+    checkpoint_minutes : float, default 3.0
+        a stage is saved while it trains, this long after the last time; 0: after every epoch
     """
     preset: str = "synthetic"  # which preset this started from
     seed: int = 0  # seeds weights, order and augmentation; the images stay the same
@@ -246,6 +248,7 @@ class RunConfig:
     mask_score_weight: float = 0.5  # weight of the mask's agreement in the score of a box whose class both tasks know; 0: none
     mask_box_weight: float = 1.0  # how far such a box moves towards its mask's outline, times their agreement; 0: not at all
     single_task: bool = False  # also train each task alone, for the strict reading of forgetting (doubles the time)
+    checkpoint_minutes: float = 3.0  # a stage is saved while it trains, this long after the last time; 0: after every epoch
 
 
 @dataclass(frozen=True)
@@ -281,9 +284,8 @@ RENAMED = {  # name in older files -> name today
     **{name: f"loss_{name}" for name in ("box", "conf", "det_cls", "seg_ce", "seg_dice")}}
 
 # %% ../../nbs/core/01_config.ipynb #8c1be722
-MACHINE = ("root", "synthetic_dir", "device", "threads", "workers", "cache", "cache_gb")  # of a machine, not of an experiment
-BOXES_ALONE = {  # masks do not refine boxes: there are none, or the file is older than these settings
-    "mask_score_weight": 0.0, "mask_box_weight": 0.0}
+MACHINE = ("root", "synthetic_dir", "device", "threads", "workers", "cache", "cache_gb", "checkpoint_minutes")  # of a machine
+BOXES_ALONE = {"mask_score_weight": 0.0, "mask_box_weight": 0.0}  # masks do not refine boxes: there are none, or an older file
 
 # %% ../../nbs/core/01_config.ipynb #7b32332a
 def field_table(
@@ -392,7 +394,8 @@ def check_config(cfg: Config) -> Config:  # the same configuration
             (("replay", "replay_batch"), lambda v: 0 <= v <= 10, "the assignment allows 0 to 10 stored images per task"),
             (("lr", "temperature"), lambda v: v > 0, "must be positive"), (("batch_size",), lambda v: v > 1, "must be 2 or more"),
             (("epochs_seg", "epochs_det", "epochs_cls", "eval_batch"), lambda v: v >= 1, "must be at least 1"),
-            (("seed", "threads", "workers", "cached_views", "ewc", "cache_gb"), lambda v: 0 <= v < 1e30, "must be 0 or more")):
+            (("seed", "threads", "workers", "cached_views", "ewc", "cache_gb", "checkpoint_minutes"),
+             lambda v: 0 <= v < 1e30, "must be 0 or more")):
         for key in keys:
             need(ok(table[key]), key, words)
     for key, known in (("fused_stride", (8, 16)), ("precision", ("no", "fp16", "bf16")), ("cache", ("ram", "disk", "none"))):
@@ -402,7 +405,6 @@ def check_config(cfg: Config) -> Config:  # the same configuration
     need(cfg.net.frozen_blocks >= -1, "frozen_blocks", "must be -1 (all) or a number of blocks")
     need(cfg.net.width >= 24 and cfg.net.width % 8 == 0, "width", "must be a multiple of 8, at least 24")
     return cfg
-
 
 # %% ../../nbs/core/01_config.ipynb #fcb63318
 PRESETS = {
@@ -452,8 +454,7 @@ def to_dict(
     dict
         group -> setting -> value; tuples become lists
     """
-    plain = dataclasses.asdict(cfg)
-    return {g: {k: list(v) if isinstance(v, tuple) else v for k, v in part.items()} for g, part in plain.items()}
+    return {g: {k: list(v) if isinstance(v, tuple) else v for k, v in p.items()} for g, p in dataclasses.asdict(cfg).items()}
 
 # %% ../../nbs/core/01_config.ipynb #534c316c
 def current_names(
@@ -478,8 +479,7 @@ def from_dict(
     Config
         the configuration
     """
-    plain = current_names(plain)
-    leaves = {k: tuple(v) if isinstance(v, list) else v for part in plain.values() for k, v in part.items()}
+    leaves = {k: tuple(v) if isinstance(v, list) else v for part in current_names(plain).values() for k, v in part.items()}
     return replace_fields(Config(), **leaves)
 
 # %% ../../nbs/core/01_config.ipynb #d7854af7

@@ -141,6 +141,21 @@ def replace_file(
     if durable:
         flush_folder(path.parent)
 
+# %% ../../nbs/core/00_files.ipynb #1c8e9ebf
+def set_aside(
+    path: Path,  # a file
+) -> str:  # a sentence that says how it is called now
+    "Rename a file that cannot be used to NAME.damaged, or NAME.damaged-2, .."
+    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        return f"It cannot be renamed ({error.strerror or error})."
+    return f"It is called {aside.name} now."
+
 # %% ../../nbs/core/00_files.ipynb #8e513367
 def write_atomic(
     path: "str | Path",  # where it ends up
