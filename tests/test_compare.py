@@ -261,8 +261,8 @@ def test_a_detector_alone_asks_its_segmenter(cfg, tmp_path, monkeypatch):
             super().__init__(net, segmenter)
 
     begun, fit_stage = [], Learner.fit_stage
-    monkeypatch.setattr(Learner, "fit_stage", lambda learner, stage, names, seen: begun.append(
-        (learner.strategy.name, stage, names, seen)) or fit_stage(learner, stage, names, seen))
+    monkeypatch.setattr(Learner, "fit_stage", lambda learner, stage, names, seen, *more: begun.append(
+        (learner.strategy.name, stage, names, seen)) or fit_stage(learner, stage, names, seen, *more))
     monkeypatch.setattr(cells_page, "BorrowedMasks", Spy)
     monkeypatch.setattr(stages, "BorrowedMasks", Spy)
     path = run_cell(Cell("single", cfg), tmp_path, lambda *_: None, networks=tmp_path / "networks")

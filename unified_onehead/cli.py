@@ -10,8 +10,11 @@ import argparse
 import contextlib
 import functools
 import json
+import os
 import shlex
+import signal
 import sys
+import threading
 
 from . import __version__
 from .core.files import InputError, first_line
@@ -136,7 +139,7 @@ def add_run(commands) -> None:
     add("--seed", type=int, help=f"seeds weights, order and augmentation (default: {default.run.seed})")
     add("--device", help=f"auto, cpu, cuda or mps (default: {default.run.device})")
     add("--out", metavar="DIR", help="folder for the model, the logs and the report (default: a new one under runs/)")
-    add("--resume", action="store_true", help="go on with the run in DIR after its last finished stage (default: off)")
+    add("--resume", action="store_true", help="go on with the run in DIR where it was cut (default: off)")
 
 # %% ../nbs/cli.ipynb #ee395694
 SCORES = {"AP": "mAP", "AP50": "AP50", "mIoU": "mIoU", "Top1": "Top-1"}  # result key -> the name people use
@@ -347,6 +350,36 @@ def parse(argv: "list[str]") -> argparse.Namespace:
         args.settings = [*args.settings, *rest]
     return args
 
+# %% ../nbs/cli.ipynb #10eb0e1b
+class Stopped(KeyboardInterrupt):
+    "The system asks this process to end: SIGTERM, or SIGHUP where its terminal is gone."
+
+    def __init__(self, number: int):  # of the signal
+        super().__init__()
+        self.number = number
+
+
+@contextlib.contextmanager
+def stoppable():  # a context manager
+    "While the block runs, these signals end it as Ctrl-C does; what was ignored, as by nohup, or has a handler stays as it is."
+    owner, replaced = os.getpid(), {}
+
+    def stop(number, frame):
+        if os.getpid() == owner:
+            raise Stopped(number)
+        signal.signal(number, signal.SIG_DFL)  # a copy of this process that a library has made
+        os.kill(os.getpid(), number)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    for number in (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if main_thread and hasattr(signal, name)):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            replaced[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, before in replaced.items():
+            signal.signal(number, before)
+
 # %% ../nbs/cli.ipynb #4ea100db
 def exit_code(
     command,  # what a program does; returns its exit code, or nothing where all went well
@@ -375,7 +408,7 @@ def exit_code(
 def main(
     argv: "list[str] | None" = None,  # the words after the program's name; None: those of this process
 ) -> int:  # exit code
-    """Run one command. Bad input: one paragraph on stderr and 2. Ctrl-C: how to go on and 130.
+    """Run one command. Bad input: one paragraph on stderr and 2. Ctrl-C, SIGTERM, SIGHUP: how to go on and 130, 143, 129.
 
     Parameters
     ----------
@@ -394,13 +427,15 @@ def main(
         return args.command(args)
 
     try:
-        return exit_code(call)
-    except KeyboardInterrupt:
+        with stoppable():
+            return exit_code(call)
+    except KeyboardInterrupt as error:
         again = [*argv, *(["--resume"] if argv[0] == "run" and "--resume" not in argv else [])]
         kept = argv[0] in ("run", "compare", "data")  # others begin anew
         text = "\nstopped; to go on: unified-onehead " if kept else "\nstopped; to begin again: unified-onehead "
-        print(text + shlex.join(again), file=sys.stderr)
-        return 130
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            print(text + shlex.join(again), file=sys.stderr, flush=True)
+        return 128 + getattr(error, "number", signal.SIGINT)
 
 # %% ../nbs/cli.ipynb #7a09e5cb
 #| eval: false

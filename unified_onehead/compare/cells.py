@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -482,6 +482,9 @@ def run_cells(
             for future in wait(running, return_when=FIRST_EXCEPTION).done:
                 future.result()  # raises what failed, whichever cell it was
             return [future.result() for future in running]
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):  # Ctrl-C in a terminal reaches them by itself, other signals do not
+                for process in active_children():
+                    process.terminate()
             workers.shutdown(wait=False, cancel_futures=True)
             raise

@@ -241,6 +241,8 @@ class RunConfig:
         how far such a box moves towards its mask's outline, times their agreement; 0: not at all
     single_task : bool, default False
         also train each task alone, for the strict reading of forgetting (doubles the time)
+    checkpoint_minutes : float, default 3.0
+        a stage is saved while it trains, this long after the last time; 0: after every epoch
     """
     preset: str = "synthetic"  # which preset this started from
     seed: int = 0  # seeds weights, order and augmentation; the images stay the same
@@ -250,6 +252,7 @@ class RunConfig:
     mask_score_weight: float = 0.5  # weight of the mask's agreement in the score of a box whose class both tasks know; 0: none
     mask_box_weight: float = 1.0  # how far such a box moves towards its mask's outline, times their agreement; 0: not at all
     single_task: bool = False  # also train each task alone, for the strict reading of forgetting (doubles the time)
+    checkpoint_minutes: float = 3.0  # a stage is saved while it trains, this long after the last time; 0: after every epoch
 
 
 @dataclass(frozen=True)
@@ -285,9 +288,9 @@ RENAMED = {  # name in older files -> name today
     **{name: f"loss_{name}" for name in ("box", "conf", "det_cls", "seg_ce", "seg_dice")}}
 
 # %% ../../nbs/core/01_config.ipynb #8c1be722
-MACHINE = ("root", "synthetic_dir", "device", "threads", "workers", "cache", "cache_gb", "cached_views_on")  # of a machine
-BOXES_ALONE = {  # masks do not refine boxes: there are none, or the file is older than these settings
-    "mask_score_weight": 0.0, "mask_box_weight": 0.0}
+MACHINE = ("root", "synthetic_dir", "device", "threads", "workers", "cache", "cache_gb", "cached_views_on",
+           "checkpoint_minutes")  # of a machine, not of an experiment
+BOXES_ALONE = {"mask_score_weight": 0.0, "mask_box_weight": 0.0}  # masks do not refine boxes: there are none, or an older file
 
 # %% ../../nbs/core/01_config.ipynb #7b32332a
 def field_table(
@@ -459,8 +462,7 @@ def from_dict(
     Config
         the configuration
     """
-    plain = current_names(plain)
-    leaves = {k: tuple(v) if isinstance(v, list) else v for part in plain.values() for k, v in part.items()}
+    leaves = {k: tuple(v) if isinstance(v, list) else v for part in current_names(plain).values() for k, v in part.items()}
     return replace_fields(Config(), **leaves)
 
 # %% ../../nbs/core/01_config.ipynb #d7854af7

@@ -104,10 +104,34 @@ def absent(path: "str | Path", what: str = "no such file") -> str:
     except (OSError, ValueError):
         return what
 
+# %% ../../nbs/core/00_files.ipynb #f3c9abf1
+NO_FLUSH = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}  # a file system that cannot be asked to write now
+
+
+def flush_file(path: Path) -> None:
+    "Wait until the disk has what a file holds. Raises OSError where the disk refuses it, as a full one does."
+    with open(path, "r+b") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in NO_FLUSH:
+                raise
+
+
+def flush_folder(folder: Path) -> None:
+    "The same for the names in a folder, on systems where a folder can be opened; the files themselves are safe already."
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
 # %% ../../nbs/core/00_files.ipynb #e591549e
 def replace_file(
     path: "str | Path",  # the file; its folder exists
     content: "str | bytes | memoryview",  # text is written as UTF-8
+    durable: bool = True,  # wait until the disk has it; False: a power cut may leave an empty file
 ) -> None:
     """Write beside `path`, then rename. Raises OSError, and then what was there is still there.
 
@@ -117,17 +141,38 @@ def replace_file(
         the file; its folder exists
     content : str | bytes | memoryview
         text is written as UTF-8
+    durable : bool, default True
+        wait until the disk has it; False: a power cut may leave an empty file
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.new")
     try:
         text = isinstance(content, str)  # a name in it may hold bytes that are no text
         part.write_bytes(content.encode("utf-8", "backslashreplace") if text else content)
+        if durable:
+            flush_file(part)
         os.replace(part, path)
     except OSError:
         with contextlib.suppress(OSError):  # half a file would keep a full disk full
             part.unlink()
         raise
+    if durable:
+        flush_folder(path.parent)
+
+# %% ../../nbs/core/00_files.ipynb #1c8e9ebf
+def set_aside(
+    path: Path,  # a file
+) -> str:  # a sentence that says how it is called now
+    "Rename a file that cannot be used to NAME.damaged, or NAME.damaged-2, .."
+    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        return f"It cannot be renamed ({error.strerror or error})."
+    return f"It is called {aside.name} now."
 
 # %% ../../nbs/core/00_files.ipynb #8e513367
 def write_atomic(

@@ -17,7 +17,7 @@ LIMITS = {  # interval -> names of settings
     "[0, 1000]": ("backbone_lr", "kd_growth"),
     "[0.01, 1000]": ("temperature",),
     "(0, 1e9]": ("clip",),
-    "[0, 1e6]": ("loss_box", "loss_conf", "loss_det_cls", "loss_seg_ce", "loss_seg_dice", "kd", "cache_gb"),
+    "[0, 1e6]": ("loss_box", "loss_conf", "loss_det_cls", "loss_seg_ce", "loss_seg_dice", "kd", "cache_gb", "checkpoint_minutes"),
     "[0, 1e12]": ("ewc",),
     "[0.1, 16]": ("zoom_min", "zoom_max"),  # below, a view of 32 pixels has hardly one left
     "[0, 64]": ("workers",),

@@ -170,6 +170,27 @@ def in_words(found, depth: int = 1) -> str:
     kind = type(found)
     return f"a {kind.__module__}.{kind.__qualname__}" if isinstance(found, Inert) else f"a {kind.__name__}"
 
+# %% ../../nbs/core/06_weights.ipynb #08a28abf
+def wrong_checksum(
+    file,  # open for reading, binary
+) -> str:  # a member's name; empty where all match, or there are none
+    "The first member of a zip that is not what was written."
+    file.seek(0)
+    if not zipfile.is_zipfile(file):
+        return ""
+    member = None
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in (m for m in archive.infolist() if m.CRC):
+                with archive.open(member) as part:
+                    while part.read(1 << 20):
+                        pass
+    except Exception as error:  # BadZipFile, and what damaged headers raise: NotImplementedError, EOFError, zlib.error ..
+        if disk_refuses(error):
+            raise
+        return member.filename if member else "its list of contents"
+    return ""
+
 # %% ../../nbs/core/06_weights.ipynb #76b1dd91
 def why_refused(file, name: str, error: Exception, kind: str) -> str:
     "What torch's safe loader refused, in words."
@@ -205,11 +226,14 @@ def read_saved(
     "What torch.save wrote, read without running anything in it. Raises InputError that says what the file is instead."
     try:
         file.seek(0)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        saved = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damage shows as EOFError, RuntimeError, ValueError, OSError or UnpicklingError
         if disk_refuses(error):
             raise
         raise InputError(f"{lead}{name}: {why_refused(file, name, error, kind)}") from error
+    if wrong := wrong_checksum(file):
+        raise InputError(f"{lead}{name}: is damaged: the checksum of {wrong} does not match what was written. Take another copy.")
+    return saved
 
 # %% ../../nbs/core/06_weights.ipynb #303afad2
 def read_safetensors(

@@ -7,8 +7,10 @@ __all__ = ['pick_device', 'device_name', 'save_model', 'NotReadableNow', 'load_m
 
 # %% ../../nbs/learn/06_checkpoint.ipynb #230b10ab
 import io
+import random
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..core.files import InputError, absent, file_there, one_line, replace_file
@@ -214,3 +216,26 @@ def load_model(
     net, cfg = network_of(saved, str(path))
     classes = {task: [one_line(name) for name in names] for task, names in saved["classes"].items()}  # they are printed
     return net.to(device), cfg, classes, saved
+
+# %% ../../nbs/learn/06_checkpoint.ipynb #2c6b34ea
+def random_states(device: torch.device) -> dict:
+    "The states of Python's, NumPy's and torch's generators, and of the device's own."
+    kind, keys, *rest = np.random.get_state()
+    own = {} if device.type == "cpu" else {device.type: getattr(torch, device.type).get_rng_state()}
+    return {"python": random.getstate(), "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+            "torch": torch.get_rng_state(), **own}
+
+
+def set_random_states(states: dict, device: torch.device) -> None:
+    "Take back what `random_states` gave; another kind of device keeps its own."
+    kind, keys, *rest = states["numpy"]
+    random.setstate(states["python"])
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if device.type in states and device.type != "cpu":
+        getattr(torch, device.type).set_rng_state(states[device.type])
+
+
+def without_copies(tensors: dict, others: dict) -> dict:
+    "Tensors by name; those that equal the other of that name are that other, so that a file holds them once."
+    return {n: others[n] if n in others and torch.equal(t, others[n]) else t for n, t in tensors.items()}

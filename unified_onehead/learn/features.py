@@ -12,6 +12,7 @@ import shutil
 import warnings
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch.utils.data import DataLoader
@@ -155,6 +156,7 @@ class Feed:
         self.folded_trunk = folded_trunk(net.backbone) if self.features is not None else None
         self.storage = Storage(keep_on)
         self.loader, self.steps, self.processes = None, [], []
+        self.together = {}  # name of a view -> the views beside which a stage that was cut took it through the trunk
 
     def epoch(
         self,
@@ -263,6 +265,46 @@ class Feed:
         maps = [torch.stack(column).to(self.device).float() for column in zip(*rows)]
         return [m.contiguous(memory_format=torch.channels_last) if m.ndim == 4 else m for m in maps]
 
+    def portions(
+        self,
+        missing: dict,  # name -> key of each view that the trunk has to see
+    ) -> "tuple[dict, list[int]]":  # the same with those that have to go along; how many go through the trunk at a time
+        """In pieces of four, which stay in a CPU's cache; what a cut stage had made goes in the pieces of then.
+
+        Parameters
+        ----------
+        missing : dict
+            name -> key of each view that the trunk has to see
+
+        Returns
+        -------
+        tuple[dict, list[int]]
+            the same with those that have to go along; how many go through the trunk at a time
+        """
+        most = 4 if self.device.type == "cpu" else 64
+        again = {next(iter(piece)): piece for name in missing if (piece := self.together.get(name))}
+        new = {name: key for name, key in missing.items() if name not in self.together}
+        sizes = [*map(len, again.values()), *(min(most, len(new) - at) for at in range(0, len(new), most))]
+        return {name: key for piece in (*again.values(), new) for name, key in piece.items()}, sizes
+
+    def recall(
+        self,
+        steps: list,  # keys of every step that a stage had behind it when it was cut
+    ) -> None:
+        """Note beside which others each view went through the trunk: rounding depends on it, so it is made again in the same way.
+
+        Parameters
+        ----------
+        steps : list
+            keys of every step that a stage had behind it when it was cut
+        """
+        for keys in steps if self.features is not None else ():
+            named = {self.views.name(key): key for key in keys}
+            fresh, sizes = self.portions({name: key for name, key in named.items() if name not in self.together})
+            left = iter(fresh.items())
+            for piece in [dict(islice(left, size)) for size in sizes]:
+                self.together.update(dict.fromkeys(piece, piece))
+
     def from_memory(
         self,
         keys: list,  # (task, index, view) of every image of the step
@@ -283,11 +325,11 @@ class Feed:
         found = {n: self.features[n].read() for n in names if n in self.features}
         missing = {n: k for n, k in zip(names, keys) if n not in found}
         if missing:
+            missing, sizes = self.portions(missing)
             samples = [self.views[k] for k in missing.values()]
             images = collate_bytes(samples).to(self.device).images
-            with self.autocast():  # four images at a time stay in a CPU's cache
-                pieces = images.split(4 if images.device.type == "cpu" else 64)
-                feats = [torch.cat(maps) for maps in zip(*map(self.folded_trunk.trunk, pieces))]
+            with self.autocast():
+                feats = [torch.cat(maps) for maps in zip(*map(self.folded_trunk.trunk, images.split(sizes)))]
             for i, (name, sample) in enumerate(zip(missing, samples)):
                 light = replace(sample, image=sample.image.new_empty(3, 0, 0))  # the pixels are not needed again
                 found[name] = [t[i].half().cpu() for t in feats], light

@@ -10,6 +10,7 @@ import functools
 import math
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
@@ -28,7 +29,7 @@ from .guard import Diverged, LastGood, Pieces, Skips, cut, most_images, tell
 from .strategies import Strategy
 from .task import Task
 from .features import Feed, epoch_steps, task_turns
-from .checkpoint import pick_device
+from .checkpoint import pick_device, random_states, set_random_states, without_copies
 
 # %% ../../nbs/learn/08_learner.ipynb #7ab1ff9d
 def make_accelerator(
@@ -103,6 +104,54 @@ def shown_images(plan: list) -> "dict[str, set[int]]":  # task -> indices of tra
     for task, index, _ in (key for steps in plan for step in steps for key in step):
         shown.setdefault(task, set()).add(index)
     return shown
+
+# %% ../../nbs/learn/08_learner.ipynb #1172c682
+def moved(state, device: torch.device):
+    "A nest of dicts with its tensors on the device."
+    if isinstance(state, dict):
+        return {key: moved(value, device) for key, value in state.items()}
+    return state.to(device) if isinstance(state, torch.Tensor) else state
+
+
+@dataclass
+class Underway:
+    "A stage that is being trained: what changes from epoch to epoch beside the network and the strategy."
+    stage: int  # counts from 0
+    begin: dict  # the network's tensors as the stage found them: of these the strategy made its teacher
+    plan: list  # epochs of steps of keys
+    generator: torch.Generator  # drew the plan, and will draw the stored images
+    needed: tuple  # optimiser, schedule, averaged network
+    rows: list = field(default_factory=list)  # of the log, one per epoch that is done
+
+    def state(self, learner) -> dict:  # tensors and plain types
+        "What `Learner.fit_stage` takes to go on after the last epoch of `rows`; after the very last nothing steps any more."
+        parts = dict(zip(("optimizer", "schedule", "average"), self.needed), scaler=learner.accelerator.scaler)
+        steps = {name: None if part is None else part.state_dict() for name, part in parts.items()}
+        own = learner.net.state_dict()
+        steps["average"] = without_copies(steps["average"], {f"module.{name}": tensor for name, tensor in own.items()})
+        if len(self.rows) == len(self.plan):
+            steps.update(optimizer=None, schedule=None, scaler=None)
+        return {"stage": self.stage, "net": own, "begin": without_copies(self.begin, own), "plan": self.plan, "rows": self.rows,
+                **steps, "strategy": learner.strategy.state(), "generator": self.generator.get_state(),
+                "random": random_states(learner.device),
+                "presented": dict(learner.presented), "replayed": dict(learner.replayed)}
+
+    def load(self, saved: dict, learner) -> None:
+        "Take back what `state` gave; the plan, which is older than the rest, is not asked for."
+        learner.net.load_state_dict(saved["net"])
+        parts = dict(zip(("optimizer", "schedule", "average"), self.needed), scaler=learner.accelerator.scaler)
+        for name, part in parts.items():
+            if part is not None and saved[name]:  # a scaler belongs to the machine
+                part.load_state_dict(saved[name])
+        learner.strategy.load(moved(saved["strategy"], learner.device))
+        learner.presented, learner.replayed = Counter(saved["presented"]), Counter(saved["replayed"])
+        self.rows = list(saved["rows"])
+        self.generator.set_state(saved["generator"])
+        set_random_states(saved["random"], learner.device)
+
+
+INSIDE = {"stage", "net", "begin", "plan", "rows", "average", "optimizer", "schedule", "scaler", "strategy", "generator",
+          "random", "presented", "replayed"}  # what `Underway.state` gives; a file with other keys is of another version
 
 # %% ../../nbs/learn/08_learner.ipynb #e060c0e8
 class Learner:
@@ -437,13 +486,14 @@ class Learner:
         for task, *_ in (key for epoch in plan for step in epoch for key in step):
             (self.presented if task in names else self.replayed)[task] += 1
 
-    def fit_stage(
+    def begin_stage(
         self,
         stage: int,  # counts from 0
         names: "tuple[str, ...]",  # tasks of this stage
         seen: "list[str]",  # tasks of earlier stages
-    ) -> "list[dict]":  # log rows, one per epoch
-        """Train one stage; the network then holds the averaged weights. Raises Diverged for a loss that stays not finite.
+        saved: "dict | None" = None,  # where the stage was cut, see `fit_stage`; None: it begins
+    ) -> Underway:
+        """Seed, prepare the strategy, draw the plan; where the stage was cut, all of that as it was, then what it had reached.
 
         Parameters
         ----------
@@ -453,31 +503,79 @@ class Learner:
             tasks of this stage
         seen : list[str]
             tasks of earlier stages
+        saved : dict | None, default None
+            where the stage was cut, see `fit_stage`; None: it begins
+
+        Returns
+        -------
+        Underway
+        """
+        seed_everything(self.cfg.run.seed * 1000 + stage)
+        generator = torch.Generator().manual_seed(self.cfg.run.seed * 1000 + stage)
+        if saved:
+            self.net.load_state_dict(saved["begin"])
+        begin = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+        self.strategy.begin_stage(self.net, names, seen)
+        if stage:
+            freeze_norm(self.net.backbone)  # statistics learned in stage 1 must not follow the images of later stages
+        plan = saved["plan"] if saved else self.plan(names, generator)
+        self.count_shown(plan, names)
+        now = Underway(stage, begin, plan, generator, self.make_optimizer(sum(map(len, plan)), stage))
+        if saved:
+            now.load(saved, self)
+        return now
+
+    def fit_stage(
+        self,
+        stage: int,  # counts from 0
+        names: "tuple[str, ...]",  # tasks of this stage
+        seen: "list[str]",  # tasks of earlier stages
+        keep=lambda state, last: None,  # called after every epoch: `state()` goes on from there; whether it is the last one
+        saved: "dict | None" = None,  # what `state()` gave when the stage was cut; None: it begins
+    ) -> "list[dict]":  # log rows, one per epoch
+        """Train one stage; the network then holds the averaged weights. Raises Diverged for a loss that stays not finite. A stage
+        that goes on gives the rows of the epochs before, too, and ends on a CPU with the same bits.
+
+        Parameters
+        ----------
+        stage : int
+            counts from 0
+        names : tuple[str, ...]
+            tasks of this stage
+        seen : list[str]
+            tasks of earlier stages
+        keep : default lambda state, last: None
+            called after every epoch: `state()` goes on from there; whether it is the last one
+        saved : dict | None, default None
+            what `state()` gave when the stage was cut; None: it begins
 
         Returns
         -------
         list[dict]
             log rows, one per epoch
         """
-        seed_everything(self.cfg.run.seed * 1000 + stage)
-        generator = torch.Generator().manual_seed(self.cfg.run.seed * 1000 + stage)
-        self.strategy.begin_stage(self.net, names, seen)
-        if stage:
-            freeze_norm(self.net.backbone)  # statistics learned in stage 1 must not follow the images of later stages
-        plan, rows = self.plan(names, generator), []
-        self.count_shown(plan, names)
-        feed, last = self.make_feed(), LastGood(self.net, *self.make_optimizer(sum(map(len, plan)), stage))
+        now = self.begin_stage(stage, names, seen, saved)
+        del saved  # tensors that are not needed again
+        for row in now.rows:
+            self.log(row)
+        feed, plan, rows, last = self.make_feed(), now.plan, now.rows, LastGood(self.net, *now.needed)
+        last.gone_back = any("restarted" in row for row in rows)
+        feed.recall([steps for epoch in plan[:len(rows)] for steps in epoch])
         title = f"stage {stage + 1} " + "+".join(TASK_TITLES[n] for n in names)
-        for epoch, steps in enumerate(bar := tqdm(plan, desc=title, unit="epoch", mininterval=2, ncols=110)):
+        bar = tqdm(range(len(rows), len(plan)), title, len(plan), initial=len(rows), unit="epoch", mininterval=2, ncols=110)
+        for epoch in bar:
             with feed.watching():
-                done = self.try_epoch(feed, steps, last, epoch / len(plan), f"{title}, epoch {epoch + 1}")
+                done = self.try_epoch(feed, plan[epoch], last, epoch / len(plan), f"{title}, epoch {epoch + 1}")
             rows.append({"stage": stage, "task": "+".join(names), "epoch": epoch + 1, **done})
             bar.set_postfix_str(f"loss {rows[-1]['loss']:.3f}")
             self.log(rows[-1])
-        self.net.load_state_dict(last.average.module.state_dict())
+            if epoch + 1 < len(plan):
+                keep(lambda: now.state(self), False)
+        self.net.load_state_dict(now.needed[2].module.state_dict())
+        keep(lambda: now.state(self), True)  # before anything can stumble over the new network
         for name in names:
             sets = [self.tasks[name].class_set(r) for r in self.train_sets[name].records]
-            self.strategy.end_stage(self.net, name, sets, generator)
+            self.strategy.end_stage(self.net, name, sets, now.generator)
         if not self.shared:  # kept views of stored images, too: a run that goes on after a disconnect computes them anew, in
             self.store = {}  # batches of another size, where convolutions round otherwise, and both must reach the same numbers
         return rows

@@ -27,7 +27,7 @@ class _Carried:
         self.cfg, self.memory = cfg.distill, ReplayMemory(0)
 
     def state(self) -> dict:  # name -> tensors and plain types
-        "What an interrupted run needs to go on after a stage."
+        "What an interrupted run needs to go on, after a stage or, once `begin_stage` was called, in the middle of it."
         return {"memory": self.memory.kept}
 
     def load(self, state: dict) -> None:
@@ -377,11 +377,13 @@ class _Importance(Strategy):
                 self.anchor[name] = p.detach().clone()
 
     def state(self):
-        return {**super().state(), "fisher": self.fisher, "anchor": self.anchor}
+        return {**super().state(), "fisher": self.fisher, "anchor": self.anchor, "sums": self.sums, "steps": self.steps,
+                "late": self.late}
 
     def load(self, state):
         super().load(state)
         self.fisher, self.anchor = state["fisher"], state["anchor"]
+        self.sums, self.steps, self.late = state.get("sums", {}), state.get("steps", 0), state.get("late", False)
 
 # %% ../../nbs/learn/02_strategies.ipynb #5bc3a4cb
 class ElasticWeightConsolidation(_Importance):

@@ -7,10 +7,13 @@ __all__ = ['open_folder', 'claimed', 'RunLog', 'read_log']
 
 # %% ../../nbs/run/00_folder.ipynb #80ddffc3
 import contextlib
+import hashlib
 import json
+import math
 import os
 import platform
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +21,12 @@ from pathlib import Path
 
 import psutil
 
-from ..core.files import InputError, json_value, locked, replace_file, write_atomic
+from ..core.files import InputError, json_value, locked, replace_file, set_aside, write_atomic
 from ..core.config import MACHINE, Config, to_dict
 from ..data.records import Minis
 from ..data.sources import data_digest
 from ..learn.checkpoint import NotReadableNow, load_model, save_model
-from ..learn.learner import Learner
+from ..learn.learner import INSIDE, Learner
 
 # %% ../../nbs/run/00_folder.ipynb #2b8b1459
 def run_name(cfg: Config) -> str:
@@ -52,23 +55,75 @@ def next_name(
     return numbered(parent, name, number)
 
 # %% ../../nbs/run/00_folder.ipynb #a4f7f79c
-ROOM = 150e6  # bytes that a run may write: a checkpoint per stage, one per single-task run, the model, the figures
+ROOM = 300e6  # bytes that a run may write: two checkpoints inside a stage, one per stage, per single-task run, the model, figures
 OWNER, LOCK = "owner.json", ".owner.lock"  # in a run's folder while a process writes there
+SLOTS = ("last.pt", "last-2.pt")  # where the stage that is being trained stands; written in turn
 
 
 def what_is_in(
     folder: Path,  # need not exist
 ) -> "tuple[bool, bool]":  # whether anything is there; whether that is a run's or nothing
     "What stands against writing to a folder."
-    left = (folder / "figures", folder / OWNER)  # all that a start refused later leaves behind
+    left = (folder / "figures", folder / OWNER, folder / f"{OWNER}.damaged")  # all that a start refused later leaves behind
     taken = any(p not in left and not p.name.startswith(".") for p in folder.rglob("*"))  # .NAME.new: a write that was cut
-    return taken, not taken or any((folder / name).exists() for name in ("log.jsonl", "stage1.pt"))  # either may be lost
+    return taken, not taken or any((folder / name).exists() for name in ("log.jsonl", "stage1.pt", *SLOTS))  # each may be lost
+
+# %% ../../nbs/run/00_folder.ipynb #bd2ab46b
+def spare_folder(
+    folder: Path,  # of a run
+    make: bool = False,  # make it if it is not there
+) -> "Path | None":  # None: it is not there, or not this user's alone
+    "Where checkpoints go that the run's own folder does not take. Raises OSError where it cannot be made."
+    user = os.getuid() if hasattr(os, "getuid") else ""  # Windows has a temporary folder for each user
+    base = Path(tempfile.gettempdir()) / f"unified-onehead-{user}"
+    place = base / hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:20]
+    if make:
+        base.mkdir(mode=0o700, exist_ok=True)
+    try:
+        found = base.lstat()
+    except OSError:
+        return None
+    if user != "" and not (stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & 0o077):
+        if make:
+            raise PermissionError(f"{base} is a link, or others may write there")
+        return None
+    if make:
+        place.mkdir(exist_ok=True)
+    return place if place.is_dir() else None
+
+
+def forget_spare(folder: Path) -> None:
+    "Remove what an earlier run in this folder left elsewhere."
+    if place := spare_folder(folder):
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def places(
+    folder: Path,  # of the run
+    *names: str,  # of files, or patterns
+) -> "list[Path]":  # those that are there
+    "Files of a run, in its folder and where a refused checkpoint went."
+    homes = [home for home in (folder, spare_folder(folder)) if home]
+    return [path for name in names for home in homes for path in sorted(home.glob(name))]
+
+# %% ../../nbs/run/00_folder.ipynb #9f1663cb
+def read_results(
+    folder: Path,  # of a run
+) -> "dict | None":  # None: not there, or damaged
+    "What results.json holds; it is written last, so a whole one says that the run is finished. Raises OSError."
+    path = folder / "results.json"
+    try:
+        found = json.loads(path.read_bytes()) if path.exists() else None
+    except ValueError:  # no JSON, or no text
+        return None
+    return found if isinstance(found, dict) and found.keys() & {"matrix", "final", "rules"} else None
 
 # %% ../../nbs/run/00_folder.ipynb #2fa93525
 def open_folder(
     cfg: Config,  # preset, strategy and seed name a new folder
     out: "str | None",  # the folder; None picks a new one below runs/
     resume: bool,  # go on with what is there
+    say=print,  # gets one line of text where results.json is damaged
 ) -> Path:  # exists and is writable
     """Make the run's folder. Raises InputError where it is taken, cannot be written or has too little room.
 
@@ -80,6 +135,8 @@ def open_folder(
         the folder; None picks a new one below runs/
     resume : bool
         go on with what is there
+    say : default print
+        gets one line of text where results.json is damaged
 
     Returns
     -------
@@ -90,15 +147,19 @@ def open_folder(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output {folder}: is a file. Give another folder with --out.")
     taken, ours = what_is_in(folder)
-    if resume and ((folder / "results.json").exists() or not ours):
+    if resume and (read_results(folder) or not ours):
         raise InputError(f"output {folder}: holds no interrupted run; nothing was overwritten. Give another folder with --out.")
     if taken and not resume:
         raise InputError(f"output {folder}: already holds a run; nothing was overwritten. Give another folder with --out, "
                          "or go on with an interrupted run with --resume.")
     write_atomic(folder / "figures" / ".writable", "").unlink()  # refused now and not after an hour
+    if (damaged := folder / "results.json").exists():
+        say(f"{damaged}: is damaged. {set_aside(damaged)} The run goes on from its checkpoints.")
     if not resume and (free := shutil.disk_usage(folder).free) < ROOM:  # what an interrupted run may lack is seen when it writes
         raise InputError(f"output {folder}: {free / 1e6:.0f} MB are free there, and a run may write {ROOM / 1e6:.0f}. Make room, "
                          "or give another folder with --out.")
+    if not resume:
+        forget_spare(folder)
     return folder
 
 # %% ../../nbs/run/00_folder.ipynb #c4700d78
@@ -126,7 +187,8 @@ def read_mark(path: Path) -> "dict | None":  # None: nobody's, half a file, or a
         age = time.time() - mark["time"]
         if age < -FRESH:  # that machine's clock is ahead; the file's own time is often of a third clock
             age = time.time() - written
-        return {**mark, "age": age} if isinstance(mark["host"], str) and type(mark["pid"]) is int else None
+        fits = isinstance(mark["host"], str) and type(mark["pid"]) is int and isinstance(mark.get("started", 0), (int, float))
+        return {**mark, "age": age} if fits else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 
@@ -157,6 +219,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:  # a context manager; the blo
 @contextlib.contextmanager
 def claimed(
     folder: Path,  # of the run; exists
+    say=print,  # gets one line of text where the mark there is damaged
 ) -> "Iterator[Callable]":  # a function without arguments that renews the hold
     """Hold a run's folder while the `with` block runs. Raises InputError while another process writes there.
 
@@ -164,6 +227,8 @@ def claimed(
     ----------
     folder : Path
         of the run; exists
+    say : default print
+        gets one line of text where the mark there is damaged
 
     Yields
     ------
@@ -174,10 +239,12 @@ def claimed(
 
     def renew():
         with contextlib.suppress(OSError):  # the log, which is written at the same time, says so
-            replace_file(path, json.dumps(own_mark()))
+            replace_file(path, json.dumps(own_mark()), durable=False)
 
     with one_at_a_time(folder):
         mark = read_mark(path)
+        if mark is None and path.exists():  # half a file, or somebody's hand
+            say(f"{path}: is damaged. {set_aside(path)} Whether another process writes there cannot be told.")
         if mark and is_running(mark):
             raise InputError(f"output {folder}: another process writes there (on {mark['host']}, last seen "
                              f"{abs(mark['age']):.0f} s ago). Stop it; or, if its machine is gone, wait until that is {FRESH} s "
@@ -216,6 +283,32 @@ def wait_for_owner(
         with contextlib.suppress(FileNotFoundError):
             (folder / OWNER).unlink()
     return True
+
+# %% ../../nbs/run/00_folder.ipynb #5b691298
+def is_row(row) -> bool:
+    "Whether a line of a log can be one of ours: which stage, and for an epoch its number and its loss."
+    if not isinstance(row, dict) or type(row.get("stage")) is not int or not isinstance(row.get("single_task", ""), str):
+        return False
+    return (type(row.get("epoch", 0)) is int and isinstance(row.get("loss", 0.0), (int, float))
+            and isinstance(row.get("parts", {}), dict) and isinstance(row.get("task", ""), str))
+
+
+def log_rows(
+    path: Path,  # log.jsonl of a run; need not exist
+) -> "tuple[list[dict], int]":  # rows in the order in which they were written; lines that are none
+    "What a log holds; its last line may be half a one, and is not counted."
+    *lines, last = dict.fromkeys(path.read_bytes().split(b"\n") if path.exists() else [b""])
+    rows, odd = [], 0
+    for line in (*lines, last):
+        try:
+            row = json_value(line)
+        except ValueError:  # no JSON, or no text
+            row = None
+        if is_row(row):
+            rows.append(row)
+        else:
+            odd += bool(line.strip()) and line != last
+    return rows, odd
 
 # %% ../../nbs/run/00_folder.ipynb #15c10cb9
 class RunLog:
@@ -277,22 +370,20 @@ def read_log(
     list[dict]
         in the order in which they were written
     """
-    rows = []
-    for line in dict.fromkeys(path.read_text(encoding="utf-8").splitlines() if path.exists() else []):
-        try:
-            rows.append(json_value(line))
-        except ValueError:
-            continue
-    return rows
+    return log_rows(path)[0]
 
 # %% ../../nbs/run/00_folder.ipynb #544f9858
 def keep_finished(
     log_file: Path,  # written anew; need not exist
     stages: int,  # finished ones
     alone: "set[str]" = frozenset(),  # tasks whose single-task run is finished
+    say=print,  # gets one line of text where the file is damaged
 ) -> None:
-    "Start the log, without rows of a stage that was interrupted and will run again."
-    kept = [r for r in read_log(log_file) if (r["single_task"] in alone if "single_task" in r else r["stage"] < stages)]
+    "Start the log, without rows of a stage that was interrupted: it runs again, or brings those of its epochs along."
+    rows, odd = log_rows(log_file)
+    if odd:
+        say(f"{log_file}: is damaged, {odd} of its lines cannot be read. {set_aside(log_file)} The log goes on with the others.")
+    kept = [r for r in rows if (r["single_task"] in alone if "single_task" in r else r["stage"] < stages)]
     write_atomic(log_file, "".join(json.dumps(row) + "\n" for row in kept))
 
 # %% ../../nbs/run/00_folder.ipynb #851b1e43
@@ -309,33 +400,96 @@ def keep_checkpoint(
     **more,  # further plain values, kept under their name
 ) -> None:
     "Save the network as it is, and what it learned from; where the disk refuses, save it on this machine, say so and go on."
-    spare = Path(tempfile.gettempdir()) / "unified-onehead" / path.parent.name / path.name
     facts = dict(data=data_digest(minis), **more)
     try:
         save_model(path, learner.net, learner.cfg, minis.classes, **facts)
     except OSError as error:
         try:
-            spare.parent.mkdir(parents=True, exist_ok=True)
+            spare = spare_folder(path.parent, make=True) / path.name
             save_model(spare, learner.net, learner.cfg, minis.classes, **facts)
-            where = f"it is kept at {spare}. Copy it to its place before --resume"
+            where = f"it is kept at {spare}, where --resume finds it"
         except OSError as other:
-            where = f"{spare} cannot either ({other}). --resume could not start from here"
+            where = f"nor on this machine ({other}). --resume could not start from here"
         say(f"{path}: cannot be written ({error}); {where}. Training goes on.")
+    else:  # an older one of that name is of no use any more
+        for old in places(path.parent, path.name):
+            if old != path:
+                old.unlink(missing_ok=True)
 
 # %% ../../nbs/run/00_folder.ipynb #e664789d
 def first_readable(
     paths: "list[Path]",  # the preferred checkpoint first
     say=print,  # gets one line of text per damaged file
+    needs: "tuple[str, ...]" = (),  # dicts that it must hold beside the network
+    aside: bool = False,  # rename what cannot be used
 ) -> "tuple | None":  # what `load_model` returns
     "The first checkpoint that can be read; says which cannot."
     for path in paths:
         try:
-            return load_model(path)
+            saved = load_model(path)
+            if lacks := [k for k in needs if not holds(saved[3].get(k), k)]:
+                raise InputError(f"{path}: is a model, and no checkpoint to go on from: its {lacks[0]} is missing or of another "
+                                 "version.")
+            return saved
         except NotReadableNow:
             raise  # what may be whole is not trained again
         except InputError as error:
-            say(f"{error} What it held is trained again.")
+            say(f"{error} What it held is trained again." + (f" {set_aside(path)}" if aside else ""))
     return None
+
+
+def holds(part, name: str) -> bool:
+    "Whether part of a checkpoint is of today's form: `state` of the finished stages, `inside` of the one that is being trained."
+    return isinstance(part, dict) and (isinstance(part.get("matrix"), dict) if name == "state" else part.keys() == INSIDE)
+
+
+def reach(saved: tuple) -> "tuple[float, int]":  # finished stages; epochs of the next one
+    "How far what `load_model` returned has come; a network that learned alone has no stages to count, and is finished."
+    inside, state = saved[3].get("inside"), saved[3].get("state")
+    return len(state["matrix"]) if state else 0 if inside else math.inf, len(inside["rows"]) if inside else 0
+
+
+def furthest(
+    folder: Path,  # of the run
+    finished: "list[str]",  # names of checkpoints at the end of a stage, the last stage first
+    slots: "tuple[str, ...]",  # names of those within
+    say=print,  # gets one line of text per damaged file
+    needs: "tuple[str, ...]" = (),  # dicts that those at an end must hold
+) -> "tuple | None":  # what `load_model` returns
+    "The checkpoint that has come furthest; what cannot be read is said, and set aside."
+    found = [first_readable([path], say, (*needs, "inside"), True) for path in places(folder, *slots)]
+    best = max((saved for saved in found if saved), key=reach, default=None)
+    for path in places(folder, *finished):
+        number = int("".join(filter(str.isdecimal, path.stem)) or 1 << 30)
+        if best and number <= reach(best)[0]:
+            break
+        saved = first_readable([path], say, needs, True)
+        if saved and (best is None or reach(saved) > reach(best)):
+            return saved
+    return best
+
+
+class Keeper:
+    "Writes where a stage stands, into two files in turn: whatever happens to the one that is written, the other is whole."
+
+    def __init__(
+        self,
+        folder: Path,  # of the run
+        slots: "tuple[str, ...]",  # names of the two files
+        minutes: float,  # between two checkpoints within a stage; 0: after every epoch
+        write,  # (path, inside=...) -> None, as `keep_checkpoint`
+        clock=time.monotonic,  # () -> seconds
+    ):
+        self.paths, self.seconds, self.write, self.clock = [folder / name for name in slots], 60 * minutes, write, clock
+        self.paths.sort(key=lambda path: path.stat().st_mtime if path.exists() else 0)  # the older one is overwritten first
+        self.since = clock()
+
+    def __call__(self, state, last: bool) -> None:
+        "After an epoch; see `Learner.fit_stage`."
+        if last or self.clock() - self.since >= self.seconds:
+            self.write(self.paths[0], inside=state())
+            self.paths.reverse()
+            self.since = self.clock()
 
 
 def changes(

@@ -30,6 +30,10 @@ class RunState:
         what `Strategy.state` gave after the last stage: stored images, its tensors
     details : dict[str, dict], default dict()
         task -> `per_class` {name: value} and counts, last evaluation
+    presented : dict[str, int], default dict()
+        task -> images shown in its own stage, each as a view
+    replayed : dict[str, int], default dict()
+        task -> stored images shown beside later stages
     """
     start: "str | None" = None  # sha256 of the start weights; None where nobody recorded it
     matrix: "dict[str, dict]" = field(default_factory=dict)  # stage -> metric -> 0..1 or None, after each stage
@@ -37,6 +41,8 @@ class RunState:
     stages: "list[dict]" = field(default_factory=list)  # each stage's name, tasks, images and replayed {task: n}, device
     strategy: dict = field(default_factory=dict)  # what `Strategy.state` gave after the last stage: stored images, its tensors
     details: "dict[str, dict]" = field(default_factory=dict)  # task -> `per_class` {name: value} and counts, last evaluation
+    presented: "dict[str, int]" = field(default_factory=dict)  # task -> images shown in its own stage, each as a view
+    replayed: "dict[str, int]" = field(default_factory=dict)  # task -> stored images shown beside later stages
 
     @classmethod
     def from_dict(cls, saved: dict) -> "RunState":

@@ -8,7 +8,6 @@ __all__ = ['check_images', 'run_stages', 'run_assignment', 'run_or_resume']
 # %% ../../nbs/run/06_stages.ipynb #3cc315eb
 import functools
 import itertools
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -30,8 +29,8 @@ from ..learn.evaluate import BorrowedMasks, evaluate_seen
 from ..learn.kept import memory_line
 from ..learn.learner import Learner
 from .folder import (
-    RunLog, changes, check_same_run, claimed, first_readable, keep_checkpoint, keep_finished, numbered, open_folder,
-    read_log, run_name, wait_for_owner, what_is_in, write_json)
+    SLOTS, Keeper, RunLog, changes, check_same_run, claimed, first_readable, forget_spare, furthest, keep_checkpoint,
+    keep_finished, numbered, open_folder, places, read_log, read_results, run_name, wait_for_owner, what_is_in, write_json)
 from .results import Results, RunState
 from .measure import collect, find_shared
 from .verdict import judge, verdict_table
@@ -118,8 +117,9 @@ def run_stages(
     folder: Path,  # of the run; stage1.pt, .. are written there
     state: RunState,  # what finished stages gave; filled in place and written with every checkpoint
     say=print,  # gets one line of text per stage
+    inside: "dict | None" = None,  # stage -> where it was cut, see `Learner.fit_stage`; None: at its beginning
 ) -> RunState:  # the state, with every stage of the plan
-    """Train what is left of the plan; evaluate and checkpoint after each stage.
+    """Train what is left of the plan; evaluate each stage, and checkpoint it while it trains, before that and after.
 
     Parameters
     ----------
@@ -133,20 +133,25 @@ def run_stages(
         what finished stages gave; filled in place and written with every checkpoint
     say : default print
         gets one line of text per stage
+    inside : dict | None, default None
+        stage -> where it was cut, see `Learner.fit_stage`; None: at its beginning
 
     Returns
     -------
     RunState
         the state, with every stage of the plan
     """
-    seen = []
+    def write(path, **more):
+        keep_checkpoint(path, learner, minis, say, state=state.as_dict(), start=state.start, **more)
+
+    seen, inside, keep = [], inside or {}, Keeper(folder, SLOTS, learner.cfg.run.checkpoint_minutes, write)
     for stage, names in enumerate(learner.strategy.plan()):
         earlier, key = list(seen), "+".join(names)
         seen += names
         if key in state.matrix:  # finished before the run was cut
             continue
         stored = {t: set(k) for t, k in learner.strategy.memory.kept.items()}
-        rows = learner.fit_stage(stage, names, earlier)
+        rows = learner.fit_stage(stage, names, earlier, keep, inside.pop(stage, None))
         state.matrix[key], state.details = evaluate_seen(learner, seen)
         state.seconds[key] = round(sum(r["seconds"] for r in rows), 2)
         images = {t: len(new) for t, seen_now in learner.shown.items() if (new := seen_now - stored.get(t, set()))}
@@ -154,9 +159,10 @@ def run_stages(
         state.stages.append({"name": key, "tasks": list(names), "images": images, "replayed": replayed,
                              "device": device_name(learner.device)})
         state.strategy = learner.strategy.state()
+        state.presented, state.replayed = dict(learner.presented), dict(learner.replayed)
         scores = state.matrix[key]
         learner.log({"stage": stage, "task": "evaluation", "scores": scores})
-        keep_checkpoint(folder / f"stage{stage + 1}.pt", learner, minis, say, state=state.as_dict(), start=state.start)
+        write(folder / f"stage{stage + 1}.pt")
         shown = ", ".join(f"{METRICS[t]} {scores[METRICS[t]]:.4f}" for t in seen)
         say(f"after stage {stage + 1}: {shown}   ({state.seconds[key]:.0f} s{time_left(learner, state)})")
     return state
@@ -168,17 +174,21 @@ def restore(
     minis: Minis,  # that it learns from
     start: str,  # sha256 of the start weights
     say=print,  # gets one line of text per damaged file
-) -> "RunState | None":  # the state to go on with; None: no stage was finished
-    "Load the latest stage's network, memory and matrix. Raises InputError when settings, start weights or data differ."
-    saved = first_readable(sorted(folder.glob("stage*.pt"), reverse=True), say)
+) -> "tuple[RunState, dict] | None":  # the state to go on with; stage -> where it was cut. None: nothing was kept
+    "Load the network, memory and matrix that have come furthest. Raises InputError when settings, start weights or data differ."
+    ends = [f"stage{number}.pt" for number in range(len(learner.strategy.plan()), 0, -1)]
+    saved = furthest(folder, ends, SLOTS, say, needs=("state",))
     if saved is None:
         return None
     check_same_run(folder, saved, learner.cfg, minis, start)
     net, _, _, file = saved
     state = RunState.from_dict(file["state"])
     learner.net.load_state_dict(net.state_dict())
-    learner.strategy.load(state.strategy)
-    return state
+    if state.strategy:
+        learner.strategy.load(state.strategy)
+    learner.presented.update(state.presented)
+    learner.replayed.update(state.replayed)
+    return state, {file["inside"]["stage"]: file["inside"]} if "inside" in file else {}
 
 
 def begin(
@@ -188,16 +198,47 @@ def begin(
     start: str,  # sha256 of the start weights
     resume: bool,  # go on with what is there
     say,  # gets one line of text
-) -> RunState:
+) -> "tuple[RunState, dict]":  # and stage -> where it was cut
     "The state that the first stage of this call finds; the log keeps the rows that belong to it."
-    state = restore(learner, folder, minis, start, say) if resume else None
-    if state:
-        say(f"resumed after {', '.join(state.matrix)}")
+    found = restore(learner, folder, minis, start, say) if resume else None
+    state, inside = found or (RunState(start=start), {})
+    after = [", ".join(state.matrix)] * bool(state.matrix)
+    after += [f"{len(saved['rows'])} of {len(saved['plan'])} epochs of stage {stage + 1}" for stage, saved in inside.items()]
+    if found:
+        say(f"resumed after {' and '.join(after)}")
     elif resume:
-        say(f"{folder}: no finished stage to resume from; training begins anew.")
-    state = state or RunState(start=start)
-    keep_finished(folder / "log.jsonl", len(state.matrix), {t for t in TASKS if (folder / f"single_{t}.pt").exists()})
-    return state
+        say(f"{folder}: no checkpoint to resume from; training begins anew.")
+    alone = {task for task in TASKS if places(folder, f"single_{task}.pt")}
+    keep_finished(folder / "log.jsonl", len(state.matrix), alone, say)
+    return state, inside
+
+# %% ../../nbs/run/06_stages.ipynb #7cc305d5
+def train_alone(
+    learner: Learner,  # its network is trained in place
+    task: str,  # what it learns
+    minis: Minis,  # that it learns from
+    folder: Path,  # single_TASK.pt is read and written there, and while it trains single_TASK-last.pt and -last-2.pt
+    start: str,  # sha256 of the start weights
+    say=print,  # gets one line of text where the disk refuses or a file is damaged
+) -> "list[dict]":  # log rows, one per epoch; empty where an older version has trained it
+    "Train a task alone, go on where that was cut, or find it trained. Raises InputError for files of other settings or data."
+    path, slots = folder / f"single_{task}.pt", tuple(f"single_{task}-{slot}" for slot in SLOTS)
+    saved = furthest(folder, [path.name], slots, say)
+    file = saved[3] if saved else {}
+    if saved:
+        check_same_run(folder, saved, learner.cfg, minis, start)
+        learner.net.load_state_dict(saved[0].state_dict())
+        learner.presented.update(file.get("presented", {}))
+    if saved and "inside" not in file:
+        return file.get("rows", [])
+
+    def write(path, **more):
+        keep_checkpoint(path, learner, minis, say, start=start, **more)
+
+    keep = Keeper(folder, slots, learner.cfg.run.checkpoint_minutes, write)
+    rows = learner.fit_stage(0, (task,), [], keep, file.pop("inside", None))
+    write(path, rows=rows, presented=dict(learner.presented))
+    return rows
 
 # %% ../../nbs/run/06_stages.ipynb #89a085be
 def single_task_runs(
@@ -212,18 +253,11 @@ def single_task_runs(
     scores, nets = {}, {}
     for task in TASKS:
         seed_everything(cfg.run.seed)
-        path = folder / f"single_{task}.pt"
-        net, weights = build_network(cfg, class_counts(minis.classes))
-        saved = first_readable([path] * path.exists(), say)
-        if saved:
-            check_same_run(folder, saved, cfg, minis, weights["sha256"])
-        nets[task] = saved[0] if saved else net
+        nets[task], weights = build_network(cfg, class_counts(minis.classes))
         tasks, strategy = make_tasks(minis.classes, cfg, nets[task].stride), make_strategy(replace_fields(cfg, strategy="naive"))
         learner = Learner(nets[task], tasks, strategy, minis.records, cfg,
                           lambda row, task=task: log({**row, "single_task": task}), cache=cache)
-        if not saved:
-            learner.fit_stage(0, (task,), [])
-            keep_checkpoint(path, learner, minis, say, start=weights["sha256"])
+        train_alone(learner, task, minis, folder, weights["sha256"], say)
         net = BorrowedMasks(nets["det"], nets["seg"]) if task == "det" else nets[task]
         scores.update(evaluate_seen(learner, [task], net)[0])
     return scores
@@ -231,13 +265,13 @@ def single_task_runs(
 # %% ../../nbs/run/06_stages.ipynb #328f727c
 def save_final(learner: Learner, minis: Minis, weights: dict, folder: Path, state: RunState, say) -> Path:
     "Write model.pt. Where the disk refuses, the last stage is saved if it is not yet, and an InputError says how to go on."
-    path, last = folder / "model.pt", folder / f"stage{len(state.stages)}.pt"
+    path, last = folder / "model.pt", f"stage{len(state.stages)}.pt"
     try:
         save_model(path, learner.net, learner.cfg, minis.classes, weights=weights, data=data_digest(minis))
     except OSError as error:
-        if not last.exists():
-            keep_checkpoint(last, learner, minis, say, state=state.as_dict(), start=state.start)
-        then = "no stage is trained again" if last.exists() else f"{last.name} has to be copied there first, as said above"
+        if not places(folder, last):
+            keep_checkpoint(folder / last, learner, minis, say, state=state.as_dict(), start=state.start)
+        then = "no stage is trained again" if places(folder, last) else "what no checkpoint holds is trained again"
         raise InputError(f"{path}: cannot be written ({error.strerror or error}). Make room and repeat with --resume: "
                          f"{then}.") from error
     return path
@@ -262,6 +296,9 @@ def finish(folder: Path, results: Results, learner: Learner, minis: Minis, say) 
     rows = [r for r in read_log(folder / "log.jsonl") if "epoch" in r and "single_task" not in r]
     write_report(results, rows, folder, show_predictions(items, minis.classes))
     write_json(folder / "results.json", results.as_dict())  # last: it says that the run is whole, and what is not can be resumed
+    for path in places(folder, *(f"*{slot}" for slot in SLOTS)):
+        path.unlink(missing_ok=True)
+    forget_spare(folder)
     say(verdict_table(results.rules))
     say(f"report: {folder / 'report.md'}   model: {folder / 'model.pt'}")
     return results
@@ -297,19 +334,19 @@ def run_assignment(
     strategy, minis, say = make_strategy(cfg), get_minis(cfg), printable(say)
     seed_everything(cfg.run.seed)
     net, weights = build_network(cfg, class_counts(minis.classes))
-    folder = open_folder(cfg, out, resume)
-    with claimed(folder) as renew:
+    folder = open_folder(cfg, out, resume, say)
+    with claimed(folder, say) as renew:
         describe_start(minis, net, weights, folder, say)
         log = RunLog(folder / "log.jsonl", say, renew)
         learner = Learner(net, make_tasks(minis.classes, cfg, net.stride), strategy, minis.records, cfg, log)
         say(f"device: {device_name(learner.device)}")
         if note := doubt(cfg, learner.device):
             say(f"WARNING: {note}")
-        state = begin(learner, folder, minis, weights["sha256"], resume, say)
+        state, inside = begin(learner, folder, minis, weights["sha256"], resume, say)
         shared = find_shared(minis, say)
         check_images(learner, say)
         say(memory_line(learner))
-        state = run_stages(learner, minis, folder, state, say)  # all of the training but the single-task runs
+        state = run_stages(learner, minis, folder, state, say, inside)  # all of the training but the single-task runs
         single = single_task_runs(cfg, minis, folder, log, say, learner.cache) if cfg.run.single_task else {}
         say("measuring what the report states: the time of a pass and of a whole answer, at two sizes")
         results = collect(learner, minis, weights, state, single, shared)
@@ -332,8 +369,8 @@ class Found(NamedTuple):
 def look_into(folder: Path, cfg: Config, wanted, say) -> Found:
     "See whose a folder is; `wanted` is called without arguments for the data and the start weights' hash, when they are needed."
     taken, ours = what_is_in(folder)
-    finished = (folder / "results.json").exists()
-    files = sorted(folder.glob("model.pt" if finished else "stage*.pt"), reverse=True)
+    finished = read_results(folder) is not None
+    files = places(folder, *(["model.pt"] if finished else ["stage*.pt", *SLOTS]))[::-1]
     saved = first_readable(files, say) if ours else None
     differs = changes(saved, cfg, *wanted()) if saved else ["not a run that can be read"] * (finished or not ours)
     return Found(folder, taken, finished, saved is not None and not differs, differs)
@@ -390,4 +427,4 @@ def run_or_resume(
     if not found.finished:
         return found.folder, run_assignment(cfg, str(found.folder), found.taken, say)
     say(f"{found.folder}: finished before, so it is read and not trained again. Another seed, or another folder, trains anew.")
-    return found.folder, Results.from_dict(json.loads((found.folder / "results.json").read_text(encoding="utf-8")))
+    return found.folder, Results.from_dict(read_results(found.folder))
