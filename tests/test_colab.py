@@ -19,10 +19,10 @@ STUB = {"__init__.py": """
 import os
 from types import SimpleNamespace
 from unified_onehead.fetch import drive as ours, http
-from unified_onehead.run import folder, stages
+from unified_onehead.run import claim, stages
 
 ours.MOUNT = os.environ["STUB_MOUNT"]  # in the place of /content/drive
-folder.FRESH = 3  # seconds that a new machine waits for the old one, in the place of 300
+claim.FRESH = 3  # seconds that a new machine waits for the old one, in the place of 300
 http.time = SimpleNamespace(sleep=lambda seconds: None)  # between two tries of a host
 if "STUB_CUT" in os.environ:
     fit = stages.Learner.fit_stage

@@ -15,6 +15,7 @@ from unified_onehead.core.config import preset, replace_fields
 from unified_onehead.core.testing import expect_error
 from unified_onehead.learn.learner import Learner
 from unified_onehead.model.backbone import BACKBONES, Backbone
+from unified_onehead.run import claim
 from unified_onehead.run import folder as folders
 from unified_onehead.run import measure, stages
 
@@ -265,7 +266,7 @@ def test_odd_owner(tmp_path, content):
     run, said = tmp_path / "run", []
     run.mkdir()
     (run / folders.OWNER).write_bytes(content)
-    with folders.claimed(run, said.append):
+    with claim.claimed(run, said.append):
         pass
     assert len(said) == 1 and folders.OWNER in said[0] and (run / f"{folders.OWNER}.damaged").read_bytes() == content
     assert folders.what_is_in(run)[0] is False, "it takes no folder"

@@ -14,7 +14,8 @@ from unified_onehead.core.config import preset, replace_fields
 from unified_onehead.core.files import InputError
 from unified_onehead.learn.checkpoint import load_model, save_model
 from unified_onehead.model.net import build_network, class_counts
-from unified_onehead.run.folder import FRESH, OWNER, claimed, own_mark, read_log
+from unified_onehead.run.claim import FRESH, OWNER, claimed, own_mark
+from unified_onehead.run.folder import read_log
 
 NAMES = {"seg": ["background", "a"], "det": ["a", "b"], "cls": ["a", "b"]}
 

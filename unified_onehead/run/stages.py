@@ -28,9 +28,10 @@ from ..learn.checkpoint import device_name, load_model, save_model
 from ..learn.evaluate import BorrowedMasks, evaluate_seen
 from ..learn.kept import memory_line
 from ..learn.learner import Learner
+from .claim import claimed, wait_for_owner
 from .folder import (
-    SLOTS, Keeper, RunLog, changes, check_same_run, claimed, first_readable, forget_spare, furthest, keep_checkpoint,
-    keep_finished, numbered, open_folder, places, read_log, read_results, run_name, wait_for_owner, what_is_in, write_json)
+    SLOTS, Keeper, RunLog, changes, check_same_run, first_readable, forget_spare, furthest, keep_checkpoint, keep_finished,
+    numbered, open_folder, places, read_log, read_results, run_name, what_is_in, write_json)
 from .results import Results, RunState
 from .measure import collect, find_shared
 from .verdict import judge, verdict_table
