@@ -20,13 +20,13 @@ import torch
 from .. import __version__
 from ..core.files import InputError, disk_refuses, write_atomic
 from ..core.config import TASKS, Config, preset, replace_fields
-from ..data.cache import free_bytes
+from ..data.cache import disk_folder, free_bytes
 from ..data.check import check_minis
 from ..model.backbone import BACKBONES, build_backbone
 from ..model.net import OneHead
 from ..fetch.drive import MOUNT, drive_folder, on_colab
 from ..learn.checkpoint import device_name, load_model, pick_device, save_model
-from ..learn.kept import SPARE
+from ..learn.kept import FIRST, SPARE
 from .folder import ROOM
 from .plan import choose_preset, estimate_time, time_words
 
@@ -120,12 +120,14 @@ LEAST = 2 * SPARE  # bytes: a step, the optimiser, and what `Feed` leaves free
 
 def find_memory(cfg: Config) -> Finding:
     "Whether a step fits, and the maps that are kept."
-    free, kept = free_bytes(), kept_bytes(cfg, cfg.data.n_train)
-    words = (f"{free / 1e9:.1f} GB may still be taken; the preset keeps {kept / 1e9:.1f} GB of maps per task of "
-             f"{cfg.data.n_train} pictures")
+    free, kept, folder = free_bytes(), kept_bytes(cfg, cfg.data.n_train), disk_folder()
+    words, room = f"{free / 1e9:.1f} GB may still be taken", shutil.disk_usage(folder).free
+    if kept > FIRST:
+        words += (f"; of {cfg.data.n_train} pictures a task keeps {kept / 1e9:.1f} GB of maps, all but {FIRST / 1e9:.1f} in a "
+                  f"file in {folder}, where {room / 1e9:.1f} GB are free")
     if free < LEAST:
         return Finding("memory", "problem", f"{words}: close other programs, or take batch_size=4")
-    if free < kept + LEAST:
+    if kept > FIRST and free < kept + LEAST and room < kept + SPARE:
         return Finding("memory", "warning", f"{words}: what does not fit is computed in every epoch; fewer cached_views fit")
     return Finding("memory", "ok", words)
 
@@ -142,11 +144,11 @@ def find_disk(folder: Path) -> Finding:
 
 
 def find_shared_memory(cfg: Config) -> Finding:
-    "Whether loader processes can hand over their batches: two of each worker wait at a time."
+    "Whether loader processes can hand over their batches: two of each worker wait, one is in use and one on its way."
     if not Path("/dev/shm").is_dir():
         return Finding("/dev/shm", "ok", "not on this system")
     free, images = shutil.disk_usage("/dev/shm").free, cfg.train.batch_size + 2 * cfg.distill.replay_batch
-    need = cfg.data.workers * 2 * images * 3 * cfg.data.size**2 * 4
+    need = bool(cfg.data.workers) * (2 * cfg.data.workers + 2) * images * 4 * cfg.data.size**2  # image and mask, as bytes
     words = f"{free / 1e6:.0f} MB free; the preset's {cfg.data.workers} loader processes may hold {need / 1e6:.0f}"
     return Finding("/dev/shm", *(("ok", words) if free >= need else ("warning", f"{words}: workers=0 loads without them")))
 
@@ -185,7 +187,7 @@ def find_round_trip(folder: Path, device: torch.device) -> Finding:
     while not folder.exists():
         folder = folder.parent
     net = OneHead(build_backbone()[0], {"seg": 3, "det": 2, "cls": 2}, 32)
-    cfg, names = replace_fields(preset("smoke"), width=32), {"seg": ["", "a", "b"], "det": ["a", "b"], "cls": ["a", "b"]}
+    cfg, names = replace_fields(preset("smoke"), width=32), {"seg": ["none", "a", "b"], "det": ["a", "b"], "cls": ["a", "b"]}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor") as inside:
         save_model(Path(inside) / "model.pt", net, cfg, names)
         size = (Path(inside) / "model.pt").stat().st_size
