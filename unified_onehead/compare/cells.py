@@ -41,6 +41,7 @@ from ..learn.evaluate import BorrowedMasks
 from ..learn.learner import Learner
 from ..run.results import RunState
 from ..run.measure import floors, versions
+from ..run.folder import drop_slots
 from ..run.stages import check_images, run_stages
 from .folds import fold_minis
 from .experiment import SYSTEMS, Cell, CellRecord, differences, settled, shown_config
@@ -172,6 +173,7 @@ def run_sequence(
     check_images(learner)
     with tempfile.TemporaryDirectory() if keep is None else nullcontext(keep) as folder:
         state = run_stages(learner, minis, Path(folder), RunState(), say)
+        drop_slots(Path(folder))
     evidence = {t: take_evidence(learner.net, learner.tasks[t], learner.val_sets[t], cfg, learner.device, minis.root)
                 for t in TASKS}
     if show:

@@ -102,6 +102,12 @@ def places(
     homes = [home for home in (folder, spare_folder(folder)) if home]
     return [path for name in names for home in homes for path in sorted(home.glob(name))]
 
+
+def drop_slots(folder: Path) -> None:
+    "Remove what stages have left while they trained, here and in the spare folder."
+    for path in places(folder, *(f"*{slot}" for slot in SLOTS)):
+        path.unlink(missing_ok=True)
+
 # %% ../../nbs/run/01_folder.ipynb #9f1663cb
 def read_results(
     folder: Path,  # of a run

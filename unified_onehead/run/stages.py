@@ -30,8 +30,8 @@ from ..learn.kept import memory_line
 from ..learn.learner import Learner
 from .claim import claimed, wait_for_owner
 from .folder import (
-    SLOTS, Keeper, RunLog, changes, check_same_run, first_readable, forget_spare, furthest, keep_checkpoint, keep_finished,
-    numbered, open_folder, places, read_log, read_results, run_name, what_is_in, write_json)
+    SLOTS, Keeper, RunLog, changes, check_same_run, drop_slots, first_readable, forget_spare, furthest, keep_checkpoint,
+    keep_finished, numbered, open_folder, places, read_log, read_results, run_name, what_is_in, write_json)
 from .results import Results, RunState
 from .measure import collect, find_shared
 from .verdict import judge, verdict_table
@@ -297,8 +297,7 @@ def finish(folder: Path, results: Results, learner: Learner, minis: Minis, say) 
     rows = [r for r in read_log(folder / "log.jsonl") if "epoch" in r and "single_task" not in r]
     write_report(results, rows, folder, show_predictions(items, minis.classes))
     write_json(folder / "results.json", results.as_dict())  # last: it says that the run is whole, and what is not can be resumed
-    for path in places(folder, *(f"*{slot}" for slot in SLOTS)):
-        path.unlink(missing_ok=True)
+    drop_slots(folder)
     forget_spare(folder)
     say(verdict_table(results.rules))
     say(f"report: {folder / 'report.md'}   model: {folder / 'model.pt'}")
