@@ -16,13 +16,14 @@ from unified_onehead.core.testing import zip_folder
 from unified_onehead.data.synthetic import FOLDERS, make_synthetic
 
 STUB = {"__init__.py": """
+import functools
 import os
 from types import SimpleNamespace
 from unified_onehead.fetch import drive as ours, http
 from unified_onehead.run import claim, stages
 
 ours.MOUNT = os.environ["STUB_MOUNT"]  # in the place of /content/drive
-claim.FRESH = 3  # seconds that a new machine waits for the old one, in the place of 300
+stages.wait_for_owner = functools.partial(claim.wait_for_owner, sleep=lambda s: None, told=999)  # 300 s in no time
 http.time = SimpleNamespace(sleep=lambda seconds: None)  # between two tries of a host
 if "STUB_CUT" in os.environ:
     fit = stages.Learner.fit_stage
@@ -117,12 +118,12 @@ def test_a_session_that_is_cut_goes_on_on_a_new_machine(colab, archive):
     assert "archives found in" in text and f"runs go to {colab.drive / 'runs'}" in text
 
     mark = json.loads((run / "owner.json").read_text())
-    (run / "owner.json").write_text(json.dumps({**mark, "host": "a-machine-that-is-gone", "time": time.time() + 1000}))
+    (run / "owner.json").write_text(json.dumps({**mark, "host": "a-machine-that-is-gone", "time": time.time() + 100}))
     colab.set(STUB_CUT="")
     text, error, _ = colab.run_all("second")
     assert error is None
     assert text.count("another machine (a-machine-that-is-gone) wrote there a moment ago") == 1
-    assert "goes on by itself in 3 s" in text and "resumed after seg" in text and "after stage 3" in text
+    assert re.search(r"goes on by itself in [23]\d\d s", text) and "resumed after seg" in text and "after stage 3" in text
     assert "WARNING" not in text
     assert text.index("after stage 3") < text.index("measuring what the report states") < text.index("drawing the figures")
     assert not (colab.folder / "second/runs").exists(), "everything of the run is on Drive"
