@@ -37,17 +37,30 @@ def own_mark() -> dict:  # host, space, pid, started, time
             "time": time.time()}
 
 
+def is_mark(value) -> bool:
+    "Whether a value of JSON can be what a process left: its numbers are numbers, and can be such."
+    def number(name, most=1e12):
+        found = value.get(name, 0)
+        return isinstance(found, (int, float)) and not isinstance(found, bool) and 0 <= found <= most
+
+    if not isinstance(value, dict) or "time" not in value:
+        return False
+    named = isinstance(value.get("host"), str) and isinstance(value.get("pid"), int)
+    return named and number("pid", 2**31 - 1) and number("time") and number("started")
+
+
 def read_mark(path: Path) -> "dict | None":  # None: nobody's, half a file, or a file of another kind
     "The mark in a folder, with `age`: seconds since it was renewed."
     try:
         mark, written = json_value(path.read_text(encoding="utf-8")), path.stat().st_mtime
-        age = time.time() - mark["time"]
-        if age < -FRESH:  # that machine's clock is ahead; the file's own time is often of a third clock
-            age = time.time() - written
-        fits = isinstance(mark["host"], str) and type(mark["pid"]) is int and isinstance(mark.get("started", 0), (int, float))
-        return {**mark, "age": age} if fits else None
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError):
         return None
+    if not is_mark(mark):
+        return None
+    age = time.time() - mark["time"]
+    if age < -FRESH:  # that machine's clock is ahead; the file's own time is often of a third clock
+        age = time.time() - written
+    return {**mark, "age": age}
 
 
 def is_running(mark: dict) -> bool:  # as `read_mark` gives it
@@ -59,7 +72,7 @@ def is_running(mark: dict) -> bool:  # as `read_mark` gives it
         return False
     try:
         started = psutil.Process(mark["pid"]).create_time()
-    except (psutil.NoSuchProcess, ValueError, OverflowError):
+    except psutil.NoSuchProcess:
         return False
     return fresh or abs(started - mark.get("started", 0)) < 60  # a laptop that slept; an old number may be another's by now
 
