@@ -111,7 +111,7 @@ def test_features_take_gradients_and_leave_the_network_alone():
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ({"cat": 2}, "no task 'cat'. Choose from det, seg, cls"), ({"cls": 0}, "cls=0"), ({"seg": 1}, "the background counts"),
+    ({"cat": 2}, "no task 'cat'. Choose from seg, det, cls"), ({"cls": 0}, "cls=0"), ({"seg": 1}, "the background counts"),
     ({"det": "3"}, "det='3'"), ({"det": OURS["det"]}, "`class_counts` makes it from lists"), ({"cls": None}, "cls=None")])
 def test_what_is_no_number_of_classes_is_refused_and_changes_nothing(wrong, message):
     net = network()

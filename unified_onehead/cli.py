@@ -73,7 +73,7 @@ def parse_tasks(
 def do_run(args: argparse.Namespace) -> int:  # exit code
     "The whole assignment: three stages, evaluation after each, the report and the verdict."
     cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights, strategy=args.strategy,
-                     seed=args.seed, device=args.device)
+                     seed=args.seed, device=args.device, init=args.init)
     from unified_onehead.run.stages import run_assignment
     run_assignment(cfg, out=args.out, resume=args.resume)
     return 0
@@ -134,6 +134,7 @@ def add_run(commands) -> None:
         help=f"folder with the three minis (default: synthetic minis, made in {default.data.synthetic_dir})")
     add("--preset", choices=list(PRESETS), help="where to start (default: synthetic, or cpu with --data-root)")
     add("--weights", metavar="W", help=f"backbone weights: imagenet, none or a file (default: {default.net.weights})")
+    add("--init", metavar="F", help="model.pt of a trained network that learns on (default: a new network)")
     add("--strategy", metavar="S",
         help=f"what keeps the earlier tasks, one of the strategies below (default: {default.distill.strategy})")
     add("--seed", type=int, help=f"seeds weights, order and augmentation (default: {default.run.seed})")

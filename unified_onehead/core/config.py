@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 
 from .files import InputError
 from .limits import first_unfit
+from .stages import parse_stages, stage_epochs
 
 # %% ../../nbs/core/01_config.ipynb #83bace7b
-TASKS = ("seg", "det", "cls")                               # the order of the stages
+TASKS = ("seg", "det", "cls")                               # in the order in which the assignment trains them
 METRICS = {"seg": "mIoU", "det": "AP", "cls": "Top1"}       # the metric that speaks for each task, in 0..1
 TASK_TITLES = {"seg": "segmentation", "det": "detection", "cls": "classification"}
 IGNORE = 255                                                # mask value that neither loss nor metric sees
@@ -81,6 +82,8 @@ class NetConfig:
         imagenet | none | path of a state dict
     weights_sha256 : str, default ""
         expected sha256 of the weights file; empty: only recorded
+    init : str, default ""
+        model.pt of a trained network that learns on; empty: a new network
     frozen_blocks : int, default -1
         leading MBConv blocks that never train when pretrained (8 or more); -1: the whole backbone
     width : int, default 288
@@ -91,6 +94,7 @@ class NetConfig:
     backbone: str = "auto"  # efficientnet_b0 | mobilenet_v2 | auto (read from the weights file, else efficientnet_b0)
     weights: str = "none"  # imagenet | none | path of a state dict
     weights_sha256: str = ""  # expected sha256 of the weights file; empty: only recorded
+    init: str = ""  # model.pt of a trained network that learns on; empty: a new network
     frozen_blocks: int = -1  # leading MBConv blocks that never train when pretrained (8 or more); -1: the whole backbone
     width: int = 288  # channels of the fused map and the head; cost grows with its square
     fused_stride: int = 16  # pixels per location of the fused map: 8 or 16; outputs have stride 8 either way
@@ -125,16 +129,18 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how fast each stage learns.
+    """What each stage learns, how long and how fast.
 
     Attributes
     ----------
+    stages : tuple[str, ...], default ("seg", "det", "cls")
+        tasks of each stage, several joined by +; seg:20 gives epochs of its own
     epochs_seg : int, default 40
-        stage 1
+        of segmentation
     epochs_det : int, default 60
-        stage 2; detection needs the longest
+        of detection, which needs the longest
     epochs_cls : int, default 20
-        stage 3
+        of classification
     batch_size : int, default 16
         images of the stage's own task in a step
     lr : float, default 2e-3
@@ -164,9 +170,10 @@ class TrainConfig:
     zoom_max : float, default 1.5
         to here; what is larger than the input is cropped at random
     """
-    epochs_seg: int = 40  # stage 1
-    epochs_det: int = 60  # stage 2; detection needs the longest
-    epochs_cls: int = 20  # stage 3
+    stages: tuple[str, ...] = ("seg", "det", "cls")  # tasks of each stage, several joined by +; seg:20 gives epochs of its own
+    epochs_seg: int = 40  # of segmentation
+    epochs_det: int = 60  # of detection, which needs the longest
+    epochs_cls: int = 20  # of classification
     batch_size: int = 16  # images of the stage's own task in a step
     lr: float = 2e-3  # peak learning rate of neck and head (AdamW)
     backbone_lr: float = 0.1  # factor on `lr` for the unfrozen backbone; 1 without pretrained weights
@@ -198,7 +205,7 @@ class DistillConfig:
     temperature : float, default 2.0
         softens class distributions
     replay : int, default 10
-        images kept of every earlier task, in all; the assignment allows 10
+        images kept of every earlier task, in all; the assignment allows 10, and its rule fails above
     replay_batch : int, default 4
         replayed images in a step
     old_lr_scale : float, default 0.02
@@ -212,7 +219,7 @@ class DistillConfig:
     kd: float = 2.0  # weight of an earlier task's distillation in stage 2
     kd_growth: float = 1.5  # factor on `kd` for every further stage: the progressive part
     temperature: float = 2.0  # softens class distributions
-    replay: int = 10  # images kept of every earlier task, in all; the assignment allows 10
+    replay: int = 10  # images kept of every earlier task, in all; the assignment allows 10, and its rule fails above
     replay_batch: int = 4  # replayed images in a step
     old_lr_scale: float = 0.02  # share of a step that weights owned by earlier tasks may move; 0: nothing is forgotten, or gained
     isolate_channels: bool = True  # each task owns hidden channels; without pretrained weights sharing all learns faster
@@ -288,7 +295,7 @@ RENAMED = {  # name in older files -> name today
     **{name: f"loss_{name}" for name in ("box", "conf", "det_cls", "seg_ce", "seg_dice")}}
 
 # %% ../../nbs/core/01_config.ipynb #8c1be722
-MACHINE = ("root", "synthetic_dir", "device", "threads", "workers", "cache", "cache_gb", "cached_views_on",
+MACHINE = ("root", "synthetic_dir", "init", "device", "threads", "workers", "cache", "cache_gb", "cached_views_on",
            "checkpoint_minutes")  # of a machine, not of an experiment
 BOXES_ALONE = {"mask_score_weight": 0.0, "mask_box_weight": 0.0}  # masks do not refine boxes: there are none, or an older file
 
@@ -383,10 +390,19 @@ def apply_overrides(
     return replace_fields(cfg, **values)
 
 # %% ../../nbs/core/01_config.ipynb #32604690
+def stage_plan(cfg: Config) -> "list[dict[str, int]]":  # for each stage: task -> epochs
+    "What the stages train, and for how long. Raises InputError for what is no stage."
+    try:
+        return parse_stages(cfg.train.stages, stage_epochs(cfg, TASKS))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
 def check_config(cfg: Config) -> Config:  # the same configuration
     "Refuse values that cannot work; the message names the setting and what it may be, as `core.limits` has it."
     if wrong := first_unfit(field_table(cfg)):
         raise InputError(wrong)
+    stage_plan(cfg)
     return cfg
 
 # %% ../../nbs/core/01_config.ipynb #fcb63318

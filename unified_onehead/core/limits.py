@@ -12,9 +12,9 @@ import numbers
 LIMITS = {  # interval -> names of settings
     "[0, 1)": ("val_split", "ema", "smoothing"),
     "[0, 1]": ("old_lr_scale", "mask_score_weight", "mask_box_weight"),
-    "[0, 10]": ("replay", "replay_batch", "weight_decay", "stage_lr_decay"),
+    "[0, 10]": ("weight_decay", "stage_lr_decay"),
+    "[0, 1000]": ("replay_batch", "backbone_lr", "kd_growth"),
     "(0, 10]": ("lr",),
-    "[0, 1000]": ("backbone_lr", "kd_growth"),
     "[0.01, 1000]": ("temperature",),
     "(0, 1e9]": ("clip",),
     "[0, 1e6]": ("loss_box", "loss_conf", "loss_det_cls", "loss_seg_ce", "loss_seg_dice", "kd", "cache_gb", "checkpoint_minutes"),
@@ -22,7 +22,7 @@ LIMITS = {  # interval -> names of settings
     "[0.1, 16]": ("zoom_min", "zoom_max"),  # below, a view of 32 pixels has hardly one left
     "[0, 64]": ("workers",),
     "[0, 512]": ("threads",),
-    "[0, 1000000]": ("warmup", "cached_views"),
+    "[0, 1000000]": ("warmup", "cached_views", "replay"),
     "[0, 9007199254740992]": ("seed",),  # 2**53: JSON's readers keep it, and a thousand times as much is still a seed of torch's
     "[-1, 9007199254740992]": ("view_seed",),
     "[-1, 1000]": ("frozen_blocks",),
@@ -36,8 +36,7 @@ LIMITS = {  # interval -> names of settings
 STEPS = {"size": 32, "width": 8}  # only multiples
 CHOICES = {"fused_stride": (8, 16), "precision": ("no", "fp16", "bf16"), "cache": ("ram", "disk", "none"),
            "cached_views_on": ("ram", "disk", "auto")}
-REMARKS = {"replay": "the assignment allows 0 to 10 stored images per task",
-           "replay_batch": "the assignment allows 0 to 10 stored images per task", "frozen_blocks": "-1 means all blocks"}
+REMARKS = {"frozen_blocks": "-1 means all blocks"}
 INTERVAL = {name: interval for interval, names in LIMITS.items() for name in names}
 
 # %% ../../nbs/core/00_limits.ipynb #20c9bfda

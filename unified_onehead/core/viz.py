@@ -334,7 +334,7 @@ def draw_probs(
 
 # %% ../../nbs/core/04_viz.ipynb #7b14ecd1
 def show_predictions(
-    items: list,  # dicts with image, boxes, scores, labels, mask, probs and, if wanted, title; one per image
+    items: list,  # dicts with image and what the network answers of boxes, scores, labels, mask, probs; if wanted, title
     classes: dict,  # task -> class names
     threshold: float = 0.3,  # boxes with a lower score are not drawn
 ) -> object:  # matplotlib figure, one row per image: detection, segmentation, classification
@@ -343,7 +343,7 @@ def show_predictions(
     Parameters
     ----------
     items : list
-        dicts with image, boxes, scores, labels, mask, probs and, if wanted, title; one per image
+        dicts with image and what the network answers of boxes, scores, labels, mask, probs; if wanted, title
     classes : dict
         task -> class names
     threshold : float, default 0.3
@@ -360,10 +360,15 @@ def show_predictions(
         raise ValueError("no predictions: nothing to show")
     fig, axes = plt.subplots(len(items), 3, figsize=(9, 2.7 * len(items)), squeeze=False, layout="constrained")
     for (left, middle, right), item in zip(axes, items):
-        keep = item["scores"] >= threshold
-        title = f"detection, score >= {threshold}: {int(keep.sum())}"
-        show_image(item["image"], left, item.get("title") or title)
-        draw_boxes(left, item["boxes"][keep], item["labels"][keep], item["scores"][keep], classes["det"])
-        draw_mask(show_image(item["image"], middle, "segmentation"), item["mask"], classes["seg"])
-        draw_probs(right, item["probs"], classes["cls"]).set_title("classification", fontsize=9)
+        show_image(item["image"], left, item.get("title") or "")
+        if "boxes" in item:
+            keep = item["scores"] >= threshold
+            left.set_title(item.get("title") or f"detection, score >= {threshold}: {int(keep.sum())}", fontsize=9)
+            draw_boxes(left, item["boxes"][keep], item["labels"][keep], item["scores"][keep], classes["det"])
+        if "mask" in item:
+            draw_mask(show_image(item["image"], middle, "segmentation"), item["mask"], classes["seg"])
+        if "probs" in item:
+            draw_probs(right, item["probs"], classes["cls"]).set_title("classification", fontsize=9)
+        for axis, answer in ((middle, "mask"), (right, "probs")):
+            axis.set_visible(answer in item)
     return fig

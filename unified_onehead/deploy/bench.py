@@ -58,11 +58,13 @@ def time_parts(
         tick()
         detection, masks, classes = (part[0] for part in net(image))
         tick()
-        found = locate_boxes(detection, masks, same, sample.original, sample.scale, net.stride, CONF, run.mask_score_weight,
-                             run.mask_box_weight)
+        found = locate_boxes(detection, masks if len(masks) else None, same, sample.original, sample.scale, net.stride, CONF,
+                             run.mask_score_weight, run.mask_box_weight) if len(detection) else ()
         answer = *(part.cpu() for part in found), classes.float().softmax(0).cpu()
         tick()
-        mask = label_pixels(masks, sample.original, image_extent(sample.original, sample.scale), net.stride).cpu()
+        mask = masks.cpu()
+        if len(masks):
+            mask = label_pixels(masks, sample.original, image_extent(sample.original, sample.scale), net.stride).cpu()
         tick()
     return {part: b - a for part, a, b in zip(PARTS, clock, clock[1:])}, (*answer, mask)
 

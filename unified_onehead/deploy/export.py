@@ -27,7 +27,7 @@ from ..model.backbone import BACKBONES
 from ..model.grid import decode_detection, detection_rows
 from ..model.net import OneHead
 from ..model.refine import match_class_names
-from .runners import ONNX_FORMAT, OUTPUTS, fold_norms, require
+from .runners import ONNX_FORMAT, OUTPUTS, fold_norms, refuse_part, require
 
 # %% ../../nbs/deploy/03_export.ipynb #8b457489
 class Deployed(nn.Module):
@@ -388,6 +388,7 @@ def export_model(
     Path
         the file
     """
+    refuse_part(net.counts, "Exporting")
     out, size = Path(out), cfg.data.size if size is None else size
     check_wishes(net, out, format, size, {"dynamic": dynamic, "half": half, "int8": int8, "nms": nms}, calibration)
     module = Deployed(net).eval()

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from .. import __version__
+from ..core.config import TASK_TITLES
 from ..core.files import InputError, replace_file
 from .result import LONGEST_SIDE, Result, png_bytes, shares
 from .sources import pictures
@@ -56,10 +57,10 @@ def claim_folder(
 
 def csv_row(result: Result) -> list:
     "Of CSV_COLUMNS."
-    order = (-result.probs).argsort(kind="stable")[:3]
+    order = () if result.probs is None else (-result.probs).argsort(kind="stable")[:3]
     likely = [value for k in order for value in (result.classes["cls"][k], f"{result.probs[k]:.4f}")]
-    boxes = Counter(result.names[int(k)] for k in result.labels)
-    mask = shares(result.mask, result.classes["seg"])
+    boxes = Counter(result.names[int(k)] for k in (() if result.labels is None else result.labels))
+    mask = {} if result.mask is None else shares(result.mask, result.classes["seg"])
     return [result.path, "" if result.frame is None else result.frame, *likely, *[""] * (6 - len(likely)),
             "; ".join(f"{n} {name}" for name, n in boxes.items()), "; ".join(f"{name} {v:.4f}" for name, v in mask.items())]
 
@@ -95,6 +96,9 @@ class Writer:
     ):
         if not str(out):
             raise InputError("--out: an empty name. Name the folder that is to receive the answers.")
+        for wanted, task, what in ((boxes, "det", "boxes"), (masks, "seg", "masks")):
+            if wanted and task not in classes:
+                raise InputError(f"{what}: this network has not learned {TASK_TITLES[task]}, so there are none. Leave them out.")
         self.out, self.classes = Path(out).expanduser(), classes
         self.images, self.boxes, self.masks, self.table = images, boxes, masks, table
         self.names, self.annotations, self.listed, self.rows = Counter(), [], [], []

@@ -139,7 +139,7 @@ class Predictor:
             self.net = as_onnx(self.net, self.cfg, self.classes, self.device)
         elif backend == "auto" and first is not None and self.device.type == "cpu":
             self.net = fold_norms(self.net)
-        self.same = match_class_names(self.classes["det"], self.classes["seg"])
+        self.same = match_class_names(self.classes.get("det", ()), self.classes.get("seg", ()))
 
     @classmethod
     def from_pretrained(
@@ -246,13 +246,17 @@ class Predictor:
                        {"read": picture.read_ms, **speed}) for (number, picture), part in zip(numbered, parts)]
 
     def _decode(self, output, i: int, sample: Sample, conf: float, iou: float, max_det: int) -> tuple:
-        "Boxes, scores, labels, mask and probabilities of image i, as arrays."
-        run, original = self.cfg.run, sample.original
-        found = locate_boxes(output.detection[i], output.segmentation[i], self.same, original, sample.scale, self.stride, conf,
-                             run.mask_score_weight, run.mask_box_weight, iou, max_det)
-        mask = label_pixels(output.segmentation[i], original, image_extent(original, sample.scale), self.stride)
-        probs = output.classification[i].float().softmax(0)
-        return tuple(value.cpu().numpy() for value in (*found, mask, probs))
+        "Boxes, scores, labels, mask and probabilities of image i, as arrays; None for a task that the network does not have."
+        run, original, found, mask, probs = self.cfg.run, sample.original, (None, None, None), None, None
+        if "det" in self.classes:
+            masks = output.segmentation[i] if "seg" in self.classes else None
+            found = locate_boxes(output.detection[i], masks, self.same, original, sample.scale, self.stride, conf,
+                                 run.mask_score_weight, run.mask_box_weight, iou, max_det)
+        if "seg" in self.classes:
+            mask = label_pixels(output.segmentation[i], original, image_extent(original, sample.scale), self.stride)
+        if "cls" in self.classes:
+            probs = output.classification[i].float().softmax(0)
+        return tuple(None if value is None else value.cpu().numpy() for value in (*found, mask, probs))
 
     def export(
         self,

@@ -24,6 +24,7 @@ from ..data.records import MEAN, STD
 from ..model.net import OneHead, class_counts
 from ..learn.checkpoint import FORMAT, NotReadableNow, backbone_name, network_of
 from .card import model_card
+from .runners import refuse_part
 
 # %% ../../nbs/deploy/03_pretrained.ipynb #a98f5af8
 FORMAT_VERSION = 1  # of the folder; the network's own version stands in FORMAT
@@ -92,12 +93,12 @@ def record(net: OneHead, cfg: Config, classes: dict, facts: dict) -> dict:  # pl
     return {"format": FORMAT, "format_version": FORMAT_VERSION, **described(net, cfg, classes), "classes": classes,
             "config": to_dict(cfg), "versions": {"unified_onehead": __version__, **(facts.get("versions") or {})},
             "weights": start_weights(cfg, facts), "data": facts.get("data"), "results": kept_results(facts),
-            "unmeasured": facts.get("unmeasured") or ""}
+            "unmeasured": facts.get("unmeasured") or "", "order": list(net.order)}
 
 # %% ../../nbs/deploy/03_pretrained.ipynb #22460105
 NEEDED = {"backbone": str, "frozen": int, "counts": dict, "width": int, "stride": int, "size": int, "mean": list, "std": list,
           "masks": dict, "classes": dict, "config": dict, "versions": dict}
-OPTIONAL = {"weights": dict, "data": str, "results": dict, "unmeasured": str, "sha256": str}  # or null
+OPTIONAL = {"weights": dict, "data": str, "results": dict, "unmeasured": str, "sha256": str, "order": list}  # or null
 
 
 def fits_kind(value, kind) -> bool:
@@ -138,6 +139,7 @@ def contents(net: nn.Module, cfg: Config, classes: dict, facts: dict, source: st
         raise InputError(f"the network is a {type(net).__name__}, and only a OneHead can be saved. An exported file cannot be "
                          "turned back, and a wrapper (DataParallel, torch.compile) holds the network inside: give that, or load "
                          "model.pt.")
+    refuse_part(net.counts, "Sharing")
     if class_counts(classes) != net.counts:
         raise InputError(f"classes: {class_counts(classes)} names, but the network has {net.counts} outputs. Give the names that "
                          "it was trained with.")

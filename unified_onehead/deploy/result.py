@@ -101,21 +101,21 @@ def coco_box(box) -> "list[float]":
 
 # %% ../../nbs/deploy/01_result.ipynb #5ffd4496
 class Result:
-    """The three answers for one picture. See the table on this page for the attributes.
+    """The answers for one picture; None for those of a task that the network does not have. See the table on this page.
 
     Parameters
     ----------
     image : np.ndarray
         uint8 H x W x 3, RGB
-    boxes : np.ndarray
+    boxes : np.ndarray | None
         float32 K x 4, x1 y1 x2 y2 in pixels of the image
-    scores : np.ndarray
+    scores : np.ndarray | None
         float32 K in 0..1, best first
-    labels : np.ndarray
+    labels : np.ndarray | None
         int64 K, index into classes["det"]
-    mask : np.ndarray
+    mask : np.ndarray | None
         uint8 H x W, index into classes["seg"]
-    probs : np.ndarray
+    probs : np.ndarray | None
         float32 C_cls, sum 1
     classes : dict
         task -> class names
@@ -132,11 +132,11 @@ class Result:
     def __init__(
         self,
         image: np.ndarray,  # uint8 H x W x 3, RGB
-        boxes: np.ndarray,  # float32 K x 4, x1 y1 x2 y2 in pixels of the image
-        scores: np.ndarray,  # float32 K in 0..1, best first
-        labels: np.ndarray,  # int64 K, index into classes["det"]
-        mask: np.ndarray,  # uint8 H x W, index into classes["seg"]
-        probs: np.ndarray,  # float32 C_cls, sum 1
+        boxes: "np.ndarray | None",  # float32 K x 4, x1 y1 x2 y2 in pixels of the image
+        scores: "np.ndarray | None",  # float32 K in 0..1, best first
+        labels: "np.ndarray | None",  # int64 K, index into classes["det"]
+        mask: "np.ndarray | None",  # uint8 H x W, index into classes["seg"]
+        probs: "np.ndarray | None",  # float32 C_cls, sum 1
         classes: dict,  # task -> class names
         path: str = "",  # of the picture, as handed over
         frame: "int | None" = None,  # of a video, from 0
@@ -156,23 +156,23 @@ class Result:
         dict[int, str]
             number -> name
         """
-        return dict(enumerate(self.classes["det"]))
+        return dict(enumerate(self.classes.get("det", ())))
 
     @property
-    def top1(self) -> str:
+    def top1(self) -> "str | None":
         "The name of the most likely class."
-        return self.classes["cls"][int(self.probs.argmax())]
+        return None if self.probs is None else self.classes["cls"][int(self.probs.argmax())]
 
     @property
-    def top1_prob(self) -> float:  # 0..1
+    def top1_prob(self) -> "float | None":  # 0..1
         """Its probability.
 
         Returns
         -------
-        float
+        float | None
             0..1
         """
-        return float(self.probs.max())
+        return None if self.probs is None else float(self.probs.max())
 
     @property
     def shape(self) -> "tuple[int, int]":  # height, width
@@ -187,7 +187,7 @@ class Result:
 
     def keys(self) -> list:
         "What can be asked for by key."
-        return ["image", "boxes", "scores", "labels", "mask", "probs"]
+        return [k for k in ("image", "boxes", "scores", "labels", "mask", "probs") if getattr(self, k) is not None]
 
     def __getitem__(self, key: str) -> torch.Tensor:
         "The same values as torch tensors; `image` 3 x H x W. Raises KeyError for another key."
@@ -222,7 +222,7 @@ class Result:
 
     def __len__(self) -> int:
         "The number of boxes."
-        return len(self.boxes)
+        return 0 if self.boxes is None else len(self.boxes)
 
     def __bool__(self) -> bool:
         "True also without boxes: there are a mask and a class."
@@ -235,12 +235,17 @@ class Result:
 
     def sentence(self) -> str:
         "The answers in one line."
-        found, counts = shares(self.mask, self.classes["seg"]), {}
-        for label in self.labels.tolist():
-            counts[self.names[label]] = counts.get(self.names[label], 0) + 1
-        boxes = ", ".join(f"{n} {name}" for name, n in counts.items()) or "no box"
-        mask = ", ".join(f"{name} {share:.0%}" for name, share in found.items() if share >= 0.005) or "background"
-        return f"{boxes}; mask: {mask}; class: {self.top1} {self.top1_prob:.2f}"
+        parts, counts = [], {}
+        if self.boxes is not None:
+            for label in self.labels.tolist():
+                counts[self.names[label]] = counts.get(self.names[label], 0) + 1
+            parts.append(", ".join(f"{n} {name}" for name, n in counts.items()) or "no box")
+        if self.mask is not None:
+            covered = [f"{name} {share:.0%}" for name, share in shares(self.mask, self.classes["seg"]).items() if share >= 0.005]
+            parts.append(f"mask: {', '.join(covered) or 'background'}")
+        if self.probs is not None:
+            parts.append(f"class: {self.top1} {self.top1_prob:.2f}")
+        return "; ".join(parts)
 
     def plot(
         self,
@@ -264,11 +269,12 @@ class Result:
         np.ndarray
             uint8 H x W x 3, RGB
         """
+        mask, boxes = mask and self.mask is not None, boxes and self.boxes is not None
         pen = Pen(overlay(self.image, self.mask) if mask else self.image.copy())
         if boxes:
             for box, score, k in zip(self.boxes[::-1], self.scores[::-1], self.labels[::-1]):  # the best on top
                 pen.box(box, f"{self.names[int(k)]} {score:.2f}", COLOURS[int(k) % len(COLOURS)])
-        if label:
+        if label and self.probs is not None:
             pen.tag(0, 0, f"{self.top1} {self.top1_prob:.2f}", (30, 30, 30))
         if mask:
             self.list_mask(pen)
@@ -354,13 +360,15 @@ class Result:
         return out
 
     def mask_image(self) -> Image.Image:  # mode P
-        """The mask as a picture of ids with PASCAL VOC's palette.
+        """The mask as a picture of ids with PASCAL VOC's palette. Raises InputError where the network makes no masks.
 
         Returns
         -------
         Image.Image
             mode P
         """
+        if self.mask is None:
+            raise InputError("mask: this network has not learned segmentation, so there is none.")
         image = Image.fromarray(self.mask)
         image.putpalette(voc_palette().tobytes())  # makes its mode P
         return image
@@ -373,6 +381,8 @@ class Result:
         list[dict]
             one per box: name, class, confidence, box {x1, y1, x2, y2}
         """
+        if self.boxes is None:
+            return []
         return [{"name": self.names[int(k)], "class": int(k), "confidence": round(float(score), 5),
                  "box": dict(zip(("x1", "y1", "x2", "y2"), (round(float(v), 2) for v in box)))}
                 for box, score, k in zip(self.boxes, self.scores, self.labels)]
@@ -394,21 +404,25 @@ class Result:
             path, frame, width, height, boxes, mask, classes, speed
         """
         height, width = self.shape
-        order = np.argsort(-self.probs, kind="stable")
-        found = {"path": self.path, "frame": self.frame, "width": width, "height": height, "boxes": self.summary(),
-                 "mask": {"shares": {name: round(v, 5) for name, v in shares(self.mask, self.classes["seg"]).items()}},
-                 "classes": [{"name": self.classes["cls"][k], "class": int(k), "probability": round(float(self.probs[k]), 5)}
-                             for k in order],
-                 "speed": {key: round(value, 2) for key, value in self.speed.items()}}
-        if mask:
-            found["mask"]["png"] = base64.b64encode(png_bytes(self.mask_image())).decode()
-        return found
+        found = {"path": self.path, "frame": self.frame, "width": width, "height": height}
+        if self.boxes is not None:
+            found["boxes"] = self.summary()
+        if self.mask is not None:
+            covered = shares(self.mask, self.classes["seg"])
+            found["mask"] = {"shares": {name: round(v, 5) for name, v in covered.items()}}
+            found["mask"].update({"png": base64.b64encode(png_bytes(self.mask_image())).decode()} if mask else {})
+        if self.probs is not None:
+            order = np.argsort(-self.probs, kind="stable")
+            found["classes"] = [{"name": self.classes["cls"][k], "class": int(k), "probability": round(float(self.probs[k]), 5)}
+                                for k in order]
+        return {**found, "speed": {key: round(value, 2) for key, value in self.speed.items()}}
 
     def to_coco(
         self,
         image_id: int,  # of the picture in the file that this becomes part of
     ) -> "list[dict]":  # one per box: image_id, category_id, bbox [x, y, width, height], score
-        """The boxes as COCO's results have them. `category_id` is the label + 1: COCO counts from 1.
+        """The boxes as COCO's results have them. `category_id` is the label + 1: COCO counts from 1. Raises InputError where the
+        network finds no boxes.
 
         Parameters
         ----------
@@ -420,11 +434,15 @@ class Result:
         list[dict]
             one per box: image_id, category_id, bbox [x, y, width, height], score
         """
+        if self.boxes is None:
+            raise InputError("boxes: this network has not learned detection, so there are none.")
         return [{"image_id": image_id, "category_id": int(k) + 1, "bbox": coco_box(box), "score": round(float(score), 5)}
                 for box, score, k in zip(self.boxes, self.scores, self.labels)]
 
     def to_supervision(self):
-        "The boxes as `supervision.Detections`. Raises InputError where supervision is not installed."
+        "The boxes as `supervision.Detections`. Raises InputError where supervision is not installed, or there are no boxes."
+        if self.boxes is None:
+            raise InputError("boxes: this network has not learned detection, so there are none.")
         try:
             import supervision
         except ImportError as error:

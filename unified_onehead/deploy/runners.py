@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..core.config import BOXES_ALONE, Config, current_names, from_dict
+from ..core.config import BOXES_ALONE, TASK_TITLES, TASKS, Config, current_names, from_dict
 from ..core.files import InputError, absent, file_there, json_value
 from ..model.backbone import folded_trunk
 from ..model.grid import LOG_RANGE, grid_points
@@ -29,7 +29,7 @@ def same_answers(net: OneHead, other: OneHead) -> bool:
     probe = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
     with torch.no_grad():
         pairs = list(zip(net(probe), other(probe)))
-    return all(((a - b).abs().max() <= SAME * a.abs().max().clamp(min=1)).item() for a, b in pairs)
+    return all(((a - b).abs().max() <= SAME * a.abs().max().clamp(min=1)).item() for a, b in pairs if a.numel())
 
 # %% ../../nbs/deploy/02_runners.ipynb #11147ecb
 def fold_norms(
@@ -73,6 +73,16 @@ def require(
         name = module.partition(".")[0]
         raise InputError(f"{purpose} needs {name}, which cannot be imported here ({error}). Install it with "
                          f'pip install "unified-onehead[{extra}]" (in a clone: pip install -e ".[{extra}]").') from error
+
+
+def refuse_part(
+    counts: dict,  # task -> classes of a network
+    purpose: str,  # what needs all tasks, as the message begins
+) -> None:
+    "Raises InputError for a network that has not learned all three tasks: the formats say nothing of what is absent."
+    if absent := [TASK_TITLES[task] for task in TASKS if task not in counts]:
+        raise InputError(f"{purpose} needs all three tasks, and this network has not learned {' and '.join(absent)}. Predictor "
+                         "answers with what it has; a run with the setting init=model.pt lets it learn the rest.")
 
 
 def read_facts(

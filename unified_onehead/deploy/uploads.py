@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..core.files import InputError
 from ..core.images import UNDECODABLE
+from .runners import refuse_part
 from .sources import PHOTO, Picture, to_picture
 from .predictor import Predictor
 
@@ -92,5 +93,7 @@ def as_predictor(
     source,  # a Predictor, or what it takes
     device=None,  # cpu, cuda, ..; None: what the machine has
 ) -> Predictor:
-    "A Predictor, loaded where it is none yet."
-    return source if isinstance(source, Predictor) else Predictor(source, device)
+    "A Predictor, loaded where it is none yet. Raises InputError for a network that has not learned all three tasks."
+    predictor = source if isinstance(source, Predictor) else Predictor(source, device)
+    refuse_part(predictor.net.counts, "This page")
+    return predictor

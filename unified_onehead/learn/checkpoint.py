@@ -108,7 +108,8 @@ def save_model(
     if wrong := broken_values(net.state_dict()):
         raise InputError(f"{path}: is not written, since {wrong}: its training broke down. What was there is still there.")
     state = {"format": FORMAT, "config": to_dict(cfg), "classes": classes, "backbone": backbone_name(net),
-             "frozen": net.backbone.frozen, "versions": {"torch": str(torch.__version__)}, "state_dict": net.state_dict(), **more}
+             "frozen": net.backbone.frozen, "order": list(net.order), "versions": {"torch": str(torch.__version__)},
+             "state_dict": net.state_dict(), **more}
     buffer = io.BytesIO()
     torch.save(state, buffer)
     replace_file(path, buffer.getbuffer())  # a disk that refuses raises OSError here; torch's own writer would say RuntimeError
@@ -132,9 +133,9 @@ def misfit(
 
 
 def named_classes(classes) -> "dict[str, list]":  # task -> names
-    "Class names as a file holds them. Raises ValueError for what is no list of names for each task."
-    if not isinstance(classes, dict) or {*classes} != {*TASKS}:
-        raise ValueError(f"its classes are not those of {', '.join(TASKS)}")
+    "Class names as a file holds them. Raises ValueError for what is no list of names for each of its tasks."
+    if not isinstance(classes, dict) or not {*classes} <= {*TASKS} or not classes:
+        raise ValueError(f"its classes are not those of some of {', '.join(TASKS)}")
     for task, names in classes.items():
         if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) and name for name in names):
             raise ValueError(f"its classes of {task} are no list of names")
@@ -155,8 +156,10 @@ def rebuilt(saved: dict, path: str) -> tuple:  # network, configuration
     except InputError as error:  # a setting of another version, or a value that somebody's hand wrote
         raise InputError(f"{path}: its settings cannot be used ({str(error).rstrip('.')}). Update the package if a newer version "
                          "wrote it.") from error
-    counts = {task: len(names) for task, names in named_classes(saved["classes"]).items()}
-    net = OneHead(backbone, counts, cfg.net.width, cfg.net.fused_stride)
+    counts, order = class_counts(named_classes(saved["classes"])), tuple(saved.get("order") or TASKS)
+    if sorted(order) != sorted(TASKS):
+        raise ValueError(f"its order of tasks is {', '.join(map(str, order))}")
+    net = OneHead(backbone, counts, cfg.net.width, cfg.net.fused_stride, order)
     if wrong := misfit(net.state_dict(), saved["state_dict"]):
         raise ValueError(wrong)
     net.load_state_dict(saved["state_dict"])

@@ -8,7 +8,8 @@ __all__ = ['FLOOR_REASONS', 'trivial_floors', 'score_drop', 'ScoreMatrix', 'lear
 # %% ../../nbs/learn/09_forgetting.ipynb #e5d545ef
 from torch import Tensor
 
-from ..core.config import METRICS, TASKS
+from ..core.config import METRICS
+from ..core.stages import tasks_of
 from .metrics import mean_or_none
 
 # %% ../../nbs/learn/09_forgetting.ipynb #402fb315
@@ -88,6 +89,20 @@ def score_forgetting(
     seen = [v for v in earlier if v is not None]
     return None if last is None or not seen else max(seen) - last
 
+# %% ../../nbs/learn/09_forgetting.ipynb #cde08e61
+START = "start"  # the row of a trained network that learns on, before its first stage
+
+
+def trained_in(matrix: dict) -> "dict[str, str | None]":  # metric -> stage, START, or None: it was not trained, or all at once
+    "The stage whose score is a metric's baseline: the last one that trained its task."
+    found = dict.fromkeys(METRICS.values())
+    found.update({m: START for m in found if matrix.get(START, {}).get(m) is not None})
+    for stage in matrix:
+        tasks = [task for task in tasks_of(stage) if task in METRICS]
+        if len(matrix) > 1 or len(tasks) == 1:  # one stage for all tasks leaves nothing to hold its scores against
+            found.update({METRICS[task]: stage for task in tasks})
+    return found
+
 # %% ../../nbs/learn/09_forgetting.ipynb #97a6247f
 class ScoreMatrix:
     """R[stage][metric] and what follows from it. Raises ValueError for an empty matrix and for values outside 0..1.
@@ -96,25 +111,22 @@ class ScoreMatrix:
     ----------
     matrix : dict
         stage -> metric -> value in 0..1 or None; stages in order, further keys are ignored
-    own : dict | None, default None
-        stage -> the metric learned in it; None: the assignment's three
     """
 
     def __init__(
         self,
         matrix: dict,  # stage -> metric -> value in 0..1 or None; stages in order, further keys are ignored
-        own: "dict | None" = None,  # stage -> the metric learned in it; None: the assignment's three
     ):
         if not matrix:
             raise ValueError("the score matrix is empty: no stage was evaluated")
-        self.matrix, self.own = matrix, dict(own or {t: METRICS[t] for t in TASKS})
-        for stage, metric in ((s, m) for s in matrix for m in self.own.values()):
+        self.matrix, self.trained = matrix, trained_in(matrix)
+        for stage, metric in ((s, m) for s in matrix for m in METRICS.values()):
             value = matrix[stage].get(metric)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{metric} after {stage}: expected a fraction in 0..1, got {value}")
         self.last = list(matrix)[-1]
-        self.baseline = {m: matrix.get(stage, {}).get(m) for stage, m in self.own.items()}
-        self.final = {m: matrix[self.last].get(m) for m in self.own.values()}
+        self.baseline = {m: matrix.get(stage, {}).get(m) for m, stage in self.trained.items()}
+        self.final = {m: matrix[self.last].get(m) for m in METRICS.values()}
 
     def summary(self) -> dict:  # plain types, None where a number does not exist
         """baseline, final, drop_relative, drop_points, acc, bwt, forgetting and max_forgetting.
@@ -124,8 +136,8 @@ class ScoreMatrix:
         dict
             plain types, None where a number does not exist
         """
-        earlier = [m for stage, m in self.own.items() if stage != self.last]
-        pair = {m: (self.baseline[m], self.final[m]) for m in self.own.values()}
+        earlier = [m for m, stage in self.trained.items() if stage != self.last]
+        pair = {m: (self.baseline[m], self.final[m]) for m in self.trained}
         points = {m: None if None in bf else 100 * (bf[0] - bf[1]) for m, bf in pair.items()}
         bwt = mean_or_none([points[m] for m in earlier])
         lost = {m: score_forgetting(self.matrix, m) for m in earlier}
@@ -155,10 +167,10 @@ def learned(
     dict
         metric -> True, False, or None when it was not measured
     """
-    missing = [m for m in scores.own.values() if m not in floors]
+    missing = [m for m in scores.trained if m not in floors and scores.final[m] is not None]
     if missing:
         raise ValueError(f"floors: none given for {', '.join(missing)}")
-    pairs = {m: (scores.baseline[m], scores.final[m]) for m in scores.own.values()}
+    pairs = {m: (scores.baseline[m], scores.final[m]) for m in scores.trained}
     return {m: None if None in pair else min(pair) >= floors[m] for m, pair in pairs.items()}
 
 

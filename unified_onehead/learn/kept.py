@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import torch
 
+from ..core.stages import stage_epochs
 from ..data.records import Sample
 from ..data.cache import arrange, disk_folder, fill, free_bytes, tensors_of, views
 
@@ -157,7 +158,7 @@ def views_kept(
     if not cfg.train.cached_views or not learner.net.backbone.frozen:
         return 0
     for names in learner.strategy.plan():
-        own = sum(len(learner.train_sets[t]) * min(cfg.train.cached_views, getattr(cfg.train, f"epochs_{t}")) for t in names)
+        own = sum(len(learner.train_sets[t]) * min(cfg.train.cached_views, n) for t, n in stage_epochs(cfg, names).items())
         most = max(most, own + stored * cfg.train.cached_views)
         stored += sum(min(learner.strategy.memory.capacity, len(learner.train_sets[t])) for t in names)
     return most

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ..core.config import TASK_TITLES, Config, seed_everything
+from ..core.stages import stage_epochs, stage_names, tasks_of
 from ..data.records import Batch
 from ..data.cache import MiniDataset, open_cache
 from ..data.augment import ViewDataset
@@ -86,15 +87,15 @@ class Learner:
 
     def plan(
         self,
-        names: "tuple[str, ...]",  # tasks of the stage
+        names: "dict[str, int] | tuple[str, ...]",  # tasks of the stage: task -> epochs, or as many as the settings say
         generator: torch.Generator,  # decides order and replayed images
     ) -> list:  # epochs of steps of keys
         """All steps of a stage.
 
         Parameters
         ----------
-        names : tuple[str, ...]
-            tasks of the stage
+        names : dict[str, int] | tuple[str, ...]
+            tasks of the stage: task -> epochs, or as many as the settings say
         generator : torch.Generator
             decides order and replayed images
 
@@ -104,8 +105,29 @@ class Learner:
             epochs of steps of keys
         """
         sizes = {name: len(self.train_sets[name]) for name in names}
-        turns = task_turns({name: getattr(self.cfg.train, f"epochs_{name}") for name in names})
+        turns = task_turns(stage_epochs(self.cfg, names))
         return [epoch_steps(sizes, turn, self.cfg, self.strategy, generator) for turn in turns]
+
+    def stage_name(
+        self,
+        stage: int,  # counts from 0
+        names: "dict[str, int] | tuple[str, ...]",  # its tasks
+    ) -> str:
+        """What the log calls a stage: its name in the strategy's plan, or its tasks where it is not of that plan.
+
+        Parameters
+        ----------
+        stage : int
+            counts from 0
+        names : dict[str, int] | tuple[str, ...]
+            its tasks
+
+        Returns
+        -------
+        str
+        """
+        planned = stage_names(self.strategy.plan())[stage:stage + 1]
+        return planned[0] if planned and tasks_of(planned[0]) == list(names) else "+".join(names)
 
     def make_feed(self) -> Feed:
         "A stage's feed; a new one for every stage, because its teacher is another."
@@ -372,8 +394,8 @@ class Learner:
     def begin_stage(
         self,
         stage: int,  # counts from 0
-        names: "tuple[str, ...]",  # tasks of this stage
-        seen: "list[str]",  # tasks of earlier stages
+        names: "dict[str, int] | tuple[str, ...]",  # tasks of this stage, see `plan`
+        seen: "list[str]",  # tasks that the network has learned before
         saved: "dict | None" = None,  # where the stage was cut, see `fit_stage`; None: it begins
     ) -> Underway:
         """Seed, prepare the strategy, draw the plan; where the stage was cut, all of that as it was, then what it had reached.
@@ -382,10 +404,10 @@ class Learner:
         ----------
         stage : int
             counts from 0
-        names : tuple[str, ...]
-            tasks of this stage
+        names : dict[str, int] | tuple[str, ...]
+            tasks of this stage, see `plan`
         seen : list[str]
-            tasks of earlier stages
+            tasks that the network has learned before
         saved : dict | None, default None
             where the stage was cut, see `fit_stage`; None: it begins
 
@@ -398,9 +420,9 @@ class Learner:
         if saved:
             self.net.load_state_dict(saved["begin"])
         begin = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
-        self.strategy.begin_stage(self.net, names, seen)
-        if stage:
-            freeze_norm(self.net.backbone)  # statistics learned in stage 1 must not follow the images of later stages
+        self.strategy.begin_stage(self.net, tuple(names), seen)
+        if seen:
+            freeze_norm(self.net.backbone)  # statistics that the first stage learned must not follow the images of later ones
         plan = saved["plan"] if saved else self.plan(names, generator)
         self.count_shown(plan, names)
         now = Underway(stage, begin, plan, generator, self.make_optimizer(sum(map(len, plan)), stage))
@@ -411,8 +433,8 @@ class Learner:
     def fit_stage(
         self,
         stage: int,  # counts from 0
-        names: "tuple[str, ...]",  # tasks of this stage
-        seen: "list[str]",  # tasks of earlier stages
+        names: "dict[str, int] | tuple[str, ...]",  # tasks of this stage, see `plan`
+        seen: "list[str]",  # tasks that the network has learned before
         keep=lambda state, last: None,  # called after every epoch: `state()` goes on from there; whether it is the last one
         saved: "dict | None" = None,  # what `state()` gave when the stage was cut; None: it begins
     ) -> "list[dict]":  # log rows, one per epoch
@@ -423,10 +445,10 @@ class Learner:
         ----------
         stage : int
             counts from 0
-        names : tuple[str, ...]
-            tasks of this stage
+        names : dict[str, int] | tuple[str, ...]
+            tasks of this stage, see `plan`
         seen : list[str]
-            tasks of earlier stages
+            tasks that the network has learned before
         keep : default lambda state, last: None
             called after every epoch: `state()` goes on from there; whether it is the last one
         saved : dict | None, default None
@@ -449,7 +471,7 @@ class Learner:
         for epoch in bar:
             with feed.watching():
                 done = self.try_epoch(feed, plan[epoch], last, epoch / len(plan), f"{title}, epoch {epoch + 1}")
-            rows.append({"stage": stage, "task": "+".join(names), "epoch": epoch + 1, **done})
+            rows.append({"stage": stage, "task": self.stage_name(stage, names), "epoch": epoch + 1, **done})
             bar.set_postfix_str(f"loss {rows[-1]['loss']:.3f}")
             self.log(rows[-1])
             if epoch + 1 < len(plan):

@@ -12,7 +12,9 @@ import copy
 import torch
 
 from ..core.files import InputError
-from ..core.config import TASKS, Config
+from ..core.config import Config, stage_plan
+from ..core.stages import in_turn
+from ..model.fusion import channel_blocks
 from ..model.net import OneHead, UnifiedOutput
 from .distill import ReplayMemory, distance
 
@@ -22,9 +24,9 @@ class _Carried:
 
     def __init__(
         self,
-        cfg: Config,  # its distill.* is read
+        cfg: Config,  # its distill.* and the stages are read
     ):
-        self.cfg, self.memory = cfg.distill, ReplayMemory(0)
+        self.cfg, self.stages, self.memory = cfg.distill, stage_plan(cfg), ReplayMemory(0)
 
     def state(self) -> dict:  # name -> tensors and plain types
         "What an interrupted run needs to go on, after a stage or, once `begin_stage` was called, in the middle of it."
@@ -63,21 +65,21 @@ class Strategy(_Carried):
         """
         return cls.remedy, ""
 
-    def plan(self) -> "list[tuple[str, ...]]":  # tasks of each stage
-        """Which tasks each stage trains.
+    def plan(self) -> "list[dict[str, int]]":  # for each stage: task -> epochs
+        """Which tasks each stage trains, and for how long: what the setting `stages` says.
 
         Returns
         -------
-        list[tuple[str, ...]]
-            tasks of each stage
+        list[dict[str, int]]
+            for each stage: task -> epochs
         """
-        return [(task,) for task in TASKS]
+        return self.stages
 
     def begin_stage(
         self,
         net: OneHead,  # as the stage before left it
         names: "tuple[str, ...]",  # tasks that this stage trains
-        seen: "list[str]",  # tasks of earlier stages
+        seen: "list[str]",  # tasks that the network has learned before; one that has its turn again is in both
     ) -> None:
         """Before a stage.
 
@@ -88,7 +90,7 @@ class Strategy(_Carried):
         names : tuple[str, ...]
             tasks that this stage trains
         seen : list[str]
-            tasks of earlier stages
+            tasks that the network has learned before; one that has its turn again is in both
         """
 
     def targets(
@@ -189,7 +191,7 @@ class Joint(Strategy):
     remedy = None  # on no list of the assignment
 
     def plan(self):
-        return [TASKS]
+        return [{task: sum(stage.get(task, 0) for stage in self.stages) for task in in_turn(*self.stages)}]
 
 # %% ../../nbs/learn/02_strategies.ipynb #87c73505
 class Replay(Strategy):
@@ -274,21 +276,6 @@ class Frozen(Strategy):
     def after_step(self, net):
         self.update_mask.apply(net)
 
-# %% ../../nbs/learn/02_strategies.ipynb #1e9774da
-SHARES = {"seg": 0.44, "det": 0.39, "cls": 0.17}  # of the hidden channels; masks gain most by more
-
-
-def channel_blocks(
-    width: int,  # hidden channels, a multiple of 8, at least 24
-) -> "dict[str, slice]":  # task -> its channels
-    "Divide the hidden channels among the tasks in whole groups of 8."
-    groups, edges, total = width // 8, [0], 0.0
-    for k, task in enumerate(TASKS):
-        total += SHARES[task]
-        left = len(TASKS) - 1 - k  # tasks that still need a group
-        edges.append(min(max(round(groups * total), edges[-1] + 1), groups - left))
-    return {task: slice(8 * a, 8 * b) for task, a, b in zip(TASKS, edges, edges[1:])}
-
 # %% ../../nbs/learn/02_strategies.ipynb #964bb69b
 def owned_entries(
     net: OneHead,  # each layer of its neck and head declares what belongs to whom
@@ -296,16 +283,28 @@ def owned_entries(
 ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape; for every parameter
     "Which entries of neck and head are a task's own. The backbone is everybody's."
     nobody = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in net.named_parameters()}
-    return {**nobody, **net.owned(task, channel_blocks(net.neck.logits.shape[1])[task])}
+    return {**nobody, **net.owned(task, channel_blocks(net.neck.logits.shape[1], net.order)[task])}
+
+
+def unowned_entries(net: OneHead) -> "dict[str, torch.Tensor]":  # parameter name of neck or head -> bool
+    "What belongs to no task: the entries by which a block would read a later one."
+    owned = [owned_entries(net, task) for task in net.order]
+    return {name: ~sum(masks[name] for masks in owned).bool() for name in owned[0] if not name.startswith("backbone.")}
 
 # %% ../../nbs/learn/02_strategies.ipynb #5d31345f
 @torch.no_grad()
 def make_triangular(net: OneHead) -> None:
     "Zero what belongs to no task, so that no block reads a later one."
-    owned = [owned_entries(net, task) for task in TASKS]
+    unowned = unowned_entries(net)
     for name, p in net.named_parameters():
-        if not name.startswith("backbone."):
-            p.mul_(sum(masks[name] for masks in owned))
+        if name in unowned:
+            p.mul_(~unowned[name])
+
+
+def is_triangular(net: OneHead) -> bool:
+    "Whether no block reads a later one; a network that shared all channels when it was trained has no such order."
+    unowned = unowned_entries(net)
+    return not any(p[unowned[name]].any() for name, p in net.named_parameters() if name in unowned)
 
 # %% ../../nbs/learn/02_strategies.ipynb #0fbadae4
 class Isolation(Frozen):
@@ -319,12 +318,16 @@ class Isolation(Frozen):
     def shares(self, net, names, seen):
         if not seen:
             make_triangular(net)
+        elif not is_triangular(net):  # trained with all channels shared: whatever moves in them, every task sees
+            return Frozen.shares(self, net, names, seen)
         share = {n: torch.full_like(p, (self.shared_rate if seen else 1.0) * n.startswith("backbone."))
                  for n, p in net.named_parameters()}
-        for rate, tasks in ((1.0, names), (self.old_lr_scale, seen)):
-            for task in tasks:
-                for name, mask in owned_entries(net, task).items():
-                    share[name][mask] = rate
+        output = f"head.layers.{len(net.head.layers) - 1}."
+        for task in in_turn(seen, names):
+            others = [t for t in seen if t not in names and net.order.index(t) > net.order.index(task)]  # read its block
+            for name, mask in owned_entries(net, task).items():
+                own = task in names and (name.startswith(output) or not others)
+                share[name][mask] = 1.0 if own else self.old_lr_scale
         return share
 
 # %% ../../nbs/learn/02_strategies.ipynb #f281bb1f
@@ -420,8 +423,8 @@ class LearningWithoutForgetting(Strategy):
         self.teacher, self.seen = None, []
 
     def begin_stage(self, net, names, seen):
-        self.seen = list(seen)
-        self.teacher = copy.deepcopy(net).eval().requires_grad_(False) if seen else None
+        self.seen = [task for task in seen if task not in names]  # one that has its turn again learns from its labels
+        self.teacher = copy.deepcopy(net).eval().requires_grad_(False) if self.seen else None
 
     @torch.no_grad()
     def targets(self, feats):
@@ -470,12 +473,12 @@ class ProgressiveKnowledgeDistillation(LearningWithoutForgetting, Isolation):
         Isolation.begin_stage(self, net, names, seen)
 
     def shares(self, net, names, seen):
-        if self.cfg.isolate_channels:
+        if self.cfg.isolate_channels and (not seen or is_triangular(net)):
             return super().shares(net, names, seen)
         share, layer = {}, len(net.head.layers) - 1
         for part, p in net.head.layers[-1].conv.named_parameters():
             share[f"head.layers.{layer}.conv.{part}"] = rate = torch.ones_like(p)
-            for task in seen:
+            for task in set(seen) - set(names):
                 rate[net.head.layers[-1].channels(task)] = self.old_lr_scale
         return share
 

@@ -321,7 +321,7 @@ def make_tasks(
     cfg: Config,  # loss.* and run.* are read
     stride: int = 8,  # of the outputs, pixels per location
 ) -> "dict[str, Task]":  # task -> record
-    """The three task records; detection knows the names of segmentation's classes.
+    """The records of the tasks that have classes; detection knows the names of segmentation's.
 
     Parameters
     ----------
@@ -337,5 +337,5 @@ def make_tasks(
     dict[str, Task]
         task -> record
     """
-    more = {"det": {"mask_classes": classes["seg"]}}  # what a task takes beyond the others
-    return {name: kind(classes[name], cfg, stride, **more.get(name, {})) for name, kind in TASK_TYPES.items()}
+    more = {"det": {"mask_classes": classes.get("seg", ())}}  # what a task takes beyond the others
+    return {name: kind(classes[name], cfg, stride, **more.get(name, {})) for name, kind in TASK_TYPES.items() if name in classes}

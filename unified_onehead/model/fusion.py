@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..core.config import TASKS
+
 # %% ../../nbs/model/00_fusion.ipynb #7561689d
 def channel_entries(
     module: nn.Module,  # a convolution, a linear map or a norm
@@ -36,6 +38,22 @@ class SharedLayer(nn.Module):
     ) -> "dict[str, torch.Tensor]":  # parameter name -> bool, the parameter's shape
         "Which entries of the layer's parameters belong to a task."
         raise NotImplementedError
+
+# %% ../../nbs/model/00_fusion.ipynb #d8e2aeaa
+SHARES = {"seg": 0.44, "det": 0.39, "cls": 0.17}  # of the hidden channels; masks gain most by more
+
+
+def channel_blocks(
+    width: int,  # hidden channels, a multiple of 8, at least 24
+    order: tuple = TASKS,  # all tasks, in the order of their blocks
+) -> "dict[str, slice]":  # task -> its channels
+    "Divide the hidden channels among the tasks in whole groups of 8. A task that is not learned yet has its block all the same."
+    groups, edges, total = width // 8, [0], 0.0
+    for k, task in enumerate(order):
+        total += SHARES[task]
+        left = len(order) - 1 - k  # tasks that still need a group
+        edges.append(min(max(round(groups * total), edges[-1] + 1), groups - left))
+    return {task: slice(8 * a, 8 * b) for task, a, b in zip(order, edges, edges[1:])}
 
 # %% ../../nbs/model/00_fusion.ipynb #4e60d81d
 def separable(

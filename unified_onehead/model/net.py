@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..core.config import Config
+from ..core.config import TASKS, Config, stage_plan
+from ..core.stages import in_turn
 from .backbone import Backbone, build_backbone, survived
 from .fusion import (
     DynamicFeatureFusion, SharedLayer, block_entries, channel_entries, group_norm, separable)
@@ -69,7 +70,7 @@ FIRST_BOX = 1.0  # log of the distance, in strides, that every side of a box sta
 
 # %% ../../nbs/model/01_net.ipynb #679aeb48
 class UnifiedOutput(NamedTuple):
-    """What one forward pass gives, for all tasks.
+    """What one forward pass gives, for all tasks; without channels for a task that the network does not have.
 
     Attributes
     ----------
@@ -123,13 +124,14 @@ class UnifiedOutputLayer(SharedLayer):
         fine: int = 2,  # detection and segmentation have this many locations per side of each location of the map
     ):
         super().__init__()
-        self.fine, self.sizes = fine, (fine**2 * (5 + counts["det"]), fine**2 * counts["seg"], counts["cls"])
+        det, seg, cls = (counts.get(task, 0) for task in ("det", "seg", "cls"))
+        self.fine, self.sizes = fine, (fine**2 * (5 + det) * bool(det), fine**2 * seg, cls)
         self.conv = nn.Conv2d(width, sum(self.sizes), 1)
         nn.init.normal_(self.conv.weight, std=0.01)
         nn.init.zeros_(self.conv.bias)
         with torch.no_grad():
-            self.conv.bias[:4 * fine**2] = FIRST_BOX
-            self.conv.bias[4 * fine**2:5 * fine**2] = -math.log((1 - PRIOR) / PRIOR)
+            self.conv.bias[:self.sizes[0]][:4 * fine**2] = FIRST_BOX
+            self.conv.bias[:self.sizes[0]][4 * fine**2:5 * fine**2] = -math.log((1 - PRIOR) / PRIOR)
 
     def reset(
         self,
@@ -289,6 +291,8 @@ class OneHead(nn.Module):
         channels of neck and head, a multiple of 8
     stride : int, default 16
         of the fused map, pixels per location: 8 or 16
+    order : tuple, default TASKS
+        all tasks, in the order in which they are learned: that of their blocks of hidden channels
     """
 
     def __init__(
@@ -297,9 +301,11 @@ class OneHead(nn.Module):
         counts: dict,  # task -> number of classes; "seg" counts the background
         width: int = 288,  # channels of neck and head, a multiple of 8
         stride: int = 16,  # of the fused map, pixels per location: 8 or 16
+        order: tuple = TASKS,  # all tasks, in the order in which they are learned: that of their blocks of hidden channels
     ):
         super().__init__()
         self.counts, self.stride, self.backbone = dict(counts), backbone.strides[0], backbone  # stride of the outputs
+        self.order = tuple(order)
         self.neck = DynamicFeatureFusion(backbone.channels, width, backbone.strides, stride)
         self.head = TaskAdaptiveProcessor(width, counts, stride // backbone.strides[0])
         self.to(memory_format=torch.channels_last)
@@ -413,8 +419,9 @@ class OneHead(nn.Module):
         self,
         counts: "dict[str, int]",  # task -> number of classes, for tasks that get new ones; "seg" counts the background
     ) -> "OneHead":  # itself
-        """Make the outputs of these tasks anew, untrained, for so many classes; the others keep theirs, bit for bit. Make the
-        optimiser afterwards: the last layer has new parameters. Raises ValueError for an unknown task or an impossible number.
+        """Make the outputs of these tasks anew, untrained, for so many classes; the others keep theirs, bit for bit. A task that
+        the network did not have gets its first. Make the optimiser afterwards: the last layer has new parameters. Raises
+        ValueError for an unknown task or an impossible number.
 
         Parameters
         ----------
@@ -427,8 +434,8 @@ class OneHead(nn.Module):
             itself
         """
         for task, count in counts.items():
-            if task not in self.counts:
-                raise ValueError(f"reset_classes: there is no task {task!r}. Choose from {', '.join(self.counts)}.")
+            if task not in TASKS:
+                raise ValueError(f"reset_classes: there is no task {task!r}. Choose from {', '.join(TASKS)}.")
             if not isinstance(count, int) or isinstance(count, bool) or count < 1 + (task == "seg"):
                 raise ValueError(f"reset_classes: {task}={count!r} is no number of classes. Give a whole number, for seg 2 or "
                                  "more (the background counts), else 1 or more; `class_counts` makes it from lists of names.")
@@ -476,5 +483,5 @@ def build_network(
     """
     backbone, record, state = build_backbone(
         cfg.net.backbone, cfg.net.weights, cfg.net.weights_sha256, cfg.net.frozen_blocks)
-    net = OneHead(backbone, counts, cfg.net.width, cfg.net.fused_stride)
+    net = OneHead(backbone, counts, cfg.net.width, cfg.net.fused_stride, in_turn(*stage_plan(cfg), TASKS))
     return net, {**record, "survived": survived(net.backbone, state)}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ..core.config import TASKS, Config, to_dict
+from ..core.config import METRICS, Config, to_dict
 from ..data.records import Minis
 from ..data.likeness import shared_images
 from ..data.layouts import find_mini
@@ -24,7 +24,7 @@ from ..data.check import folder_mb
 from ..model.net import OneHead
 from ..model.refine import match_class_names
 from ..model.rules import check_network, count_macs
-from ..learn.forgetting import ScoreMatrix, trivial_floors
+from ..learn.forgetting import START, ScoreMatrix, trivial_floors
 from ..learn.checkpoint import device_name
 from ..learn.learner import Learner
 from ..deploy.bench import whole_latency
@@ -33,7 +33,7 @@ from .results import Results, RunState
 # %% ../../nbs/run/02_measure.ipynb #2acbf552
 def data_bytes(minis: Minis) -> int:
     "Size of the three datasets' folders; an archive that lies beside them is not part of a dataset."
-    places = [minis.folders.get(task) or find_mini(minis.root, task) for task in TASKS]
+    places = [minis.folders.get(task) or find_mini(minis.root, task) for task in minis.records]
     return round(1e6 * sum(folder_mb(Path(place)) for place in places))
 
 
@@ -58,10 +58,11 @@ def data_facts(
 ) -> dict:  # root, synthetic, counts, boxes, classes, leaks, notes, reading, bytes, digest, shared
     "What the report says about the data."
     counts = {t: {s: len(r) for s, r in splits.items()} for t, splits in minis.records.items()}
-    found = Counter(k for r in minis.records["det"]["val"] for k, crowd in zip(r.labels, r.crowd) if not crowd)
+    boxed = minis.records["det"]["val"] if "det" in minis.records else []
+    found = Counter(k for r in boxed for k, crowd in zip(r.labels, r.crowd) if not crowd)
     shared = find_shared(minis) if shared is None else shared
     return {"root": str(minis.root), "synthetic": not cfg.data.root, "counts": counts, "classes": minis.classes,
-            "boxes": {name: found[k] for k, name in enumerate(minis.classes["det"])},  # in val, crowds left out
+            "boxes": {name: found[k] for k, name in enumerate(minis.classes.get("det", ()))},  # in val, crowds left out
             "leaks": minis.leaks, "notes": list(minis.notes), "reading": list(minis.reading),
             "bytes": data_bytes(minis), "digest": data_digest(minis),
             "shared": [[Path(p).name for p in pair] for pair in shared]}
@@ -119,7 +120,7 @@ def versions() -> "dict[str, str]":  # python and each package -> its version
 def floors(
     learner: Learner,  # its validation images and class names are read
 ) -> "dict[str, float]":  # metric -> value under which it counts as never learned
-    """Twice what a constant prediction scores on these validation images.
+    """Twice what a constant prediction scores on these validation images; of metrics whose task has some.
 
     Parameters
     ----------
@@ -131,13 +132,16 @@ def floors(
     dict[str, float]
         metric -> value under which it counts as never learned
     """
-    pixels = torch.zeros(len(learner.tasks["seg"].classes))
-    dataset = learner.val_sets["seg"]
-    for index in range(len(dataset)):
-        counts = torch.bincount(dataset.sample(index).mask.flatten().long(), minlength=256)
-        pixels += counts[:len(pixels)]
-    images = Counter(r.category for r in learner.val_sets["cls"].records)
-    return trivial_floors(pixels, [images[i] for i in range(len(learner.tasks["cls"].classes))])
+    pixels, images, sets = None, None, learner.val_sets
+    if "seg" in sets:
+        pixels = torch.zeros(len(learner.tasks["seg"].classes))
+        for index in range(len(sets["seg"])):
+            counts = torch.bincount(sets["seg"].sample(index).mask.flatten().long(), minlength=256)
+            pixels += counts[:len(pixels)]
+    if "cls" in sets:
+        found = Counter(r.category for r in sets["cls"].records)
+        images = [found[i] for i in range(len(learner.tasks["cls"].classes))]
+    return {m: v for m, v in trivial_floors(pixels, images).items() if any(METRICS[t] == m for t in sets)}
 
 # %% ../../nbs/run/02_measure.ipynb #c801a7a0
 def latencies(
@@ -145,7 +149,7 @@ def latencies(
 ) -> dict:  # median (ms), device, input_size; whole_ms: the whole answer, parts_ms; at_training_size: median and whole_ms there
     "How long a forward pass takes, and a whole answer: from a photograph of 640 x 480 pixels to boxes, mask and class."
     cfg, net, device = learner.cfg, learner.net, learner.device
-    same = match_class_names(learner.tasks["det"].classes, learner.tasks["seg"].classes)
+    same = match_class_names(*(learner.tasks[t].classes if t in learner.tasks else [] for t in ("det", "seg")))
     rows = []
     for size in (512, cfg.data.size):
         whole = {part: round(ms, 2) for part, ms in whole_latency(net.eval(), size, same, cfg.run, device).items()}
@@ -185,9 +189,9 @@ def collect(
         all but `reproduced` and `rules`
     """
     cfg, net, device = learner.cfg, learner.net, learner.device
-    facts = check_network(net)
+    facts, matrix = check_network(net), {**({START: state.before} if state.before else {}), **state.matrix}
     return Results(
-        matrix=state.matrix, single_task=single, **ScoreMatrix(state.matrix).summary(),
+        matrix=matrix, single_task=single, **ScoreMatrix(matrix).summary(),
         parameters=facts["total"], network=facts, macs_512=count_macs(net, 512), latency_ms=latencies(learner),
         train_seconds={**state.seconds, "total": round(sum(state.seconds.values()), 2)},
         stages=state.stages, scores=state.details, floors=floors(learner),

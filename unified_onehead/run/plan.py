@@ -12,7 +12,8 @@ import tempfile
 
 import torch
 
-from ..core.config import TASKS, Config, replace_fields
+from ..core.config import TASKS, Config, replace_fields, stage_plan
+from ..core.stages import in_turn, stage_epochs, stage_names
 from ..core.tables import duration
 from ..data.sources import read_minis
 from ..data.synthetic import make_synthetic
@@ -46,13 +47,13 @@ EPOCHS = 3  # of the measurement
 
 def stage_seconds(
     cfg: Config,  # of the run that is meant
-    names: tuple,  # tasks of the stage
+    names: "dict[str, int] | tuple",  # tasks of the stage, with epochs of its own where it has them
     images: int,  # training images per task
     per_step: list,  # seconds of a step in each measured epoch
 ) -> float:
     "Count the measured steps up to a stage."
     first, later = per_step[0], min(per_step[1:])
-    epochs = sum(getattr(cfg.train, f"epochs_{name}") for name in names)
+    epochs = sum(stage_epochs(cfg, names).values())
     new = min(epochs, cfg.train.cached_views * len(names))
     steps = max(1, images // cfg.train.batch_size)
     return steps * (new * first + (epochs - new) * later)
@@ -83,17 +84,18 @@ def estimate_time(
     dict[str, float]
         stage -> seconds of training, and `total`
     """
-    few = replace_fields(cfg, workers=0, cached_views=min(1, cfg.train.cached_views), **{f"epochs_{t}": EPOCHS for t in TASKS})
-    found, seen, side = {}, [], cfg.data.size
+    stages, meant = stage_plan(cfg), make_strategy(cfg).plan()
+    few = replace_fields(cfg, workers=0, cached_views=min(1, cfg.train.cached_views), stages=tuple(map("+".join, stages)),
+                         **{f"epochs_{t}": EPOCHS for t in TASKS})
+    found, side, tasks = {}, cfg.data.size, in_turn(*stages)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):  # no bars of a training that is none
-        minis = read_minis(make_synthetic(f"{folder}/minis", n_train=cfg.train.batch_size, n_val=2, side=side))
+        minis = read_minis(make_synthetic(f"{folder}/minis", n_train=cfg.train.batch_size, n_val=2, side=side), (), tasks)
         net = toy_network(cfg, class_counts(minis.classes))
         learner = Learner(net, make_tasks(minis.classes, few, net.stride), make_strategy(few), minis.records, few)
-        for stage, names in enumerate(learner.strategy.plan()):
-            rows = learner.fit_stage(stage, names, list(seen))
-            seen += names
+        for stage, (name, names) in enumerate(zip(stage_names(meant), learner.strategy.plan())):
+            rows = learner.fit_stage(stage, names, list(in_turn(*meant[:stage])))
             per_step = [row["seconds"] / len(names) for row in rows]
-            found["+".join(names)] = stage_seconds(cfg, names, images or cfg.data.n_train, per_step)
+            found[name] = stage_seconds(cfg, meant[stage], images or cfg.data.n_train, per_step)
     return {**found, "total": sum(found.values())}
 
 

@@ -26,19 +26,19 @@ from ..deploy.predictor import Predictor
 @torch.no_grad()
 def predict_image(
     net: OneHead,  # in eval, on `device`
-    tasks: "dict[str, Task]",  # task records of all three tasks
+    tasks: "dict[str, Task]",  # task records of the network's tasks
     record: Record,  # which image
     size: int,  # input side, pixels
     device: torch.device,  # where the pass runs
-) -> dict:  # image, boxes, scores, labels, mask, probs: everything from one forward pass
-    """All three predictions for one image, in its original pixels.
+) -> dict:  # image, boxes, scores, labels, mask, probs: everything from one forward pass, as far as the network has the tasks
+    """All predictions for one image, in its original pixels.
 
     Parameters
     ----------
     net : OneHead
         in eval, on `device`
     tasks : dict[str, Task]
-        task records of all three tasks
+        task records of the network's tasks
     record : Record
         which image
     size : int
@@ -49,14 +49,15 @@ def predict_image(
     Returns
     -------
     dict
-        image, boxes, scores, labels, mask, probs: everything from one forward pass
+        image, boxes, scores, labels, mask, probs: everything from one forward pass, as far as the network has the tasks
     """
     sample = load_sample(record)
     boxed = letterbox(sample, size)
     output = net(normalise(boxed.image)[None].to(device, memory_format=torch.channels_last))
-    found, mask, probs = (tasks[t].predict(output, 0, boxed, size) for t in ("det", "seg", "cls"))
-    return {"image": sample.image, "boxes": found.boxes.cpu(), "scores": found.scores.cpu(), "labels": found.labels.cpu(),
-            "mask": mask.cpu(), "probs": probs.cpu()}
+    found = {name: task.predict(output, 0, boxed, size) for name, task in tasks.items()}
+    boxes = found["det"]._asdict() if "det" in found else {}
+    rest = {key: found[name] for key, name in (("mask", "seg"), ("probs", "cls")) if name in found}
+    return {"image": sample.image, **{key: value.cpu() for key, value in {**boxes, **rest}.items()}}
 
 # %% ../../nbs/run/05_predict.ipynb #be5930e6
 def read_chosen(
@@ -122,11 +123,11 @@ def score_sets(
 ) -> dict:  # metric -> 0..1 or None; "course" -> the same for the course's protocol, where it was asked for
     "Judge all labels, then measure."
     tasks = make_tasks(predictor.classes, predictor.cfg, predictor.stride)
-    reasons = {name: judge_labels(tasks[name], data, "the set" if split == "all" else split)
-               for name, (split, data) in sets.items()}
+    reasons = {name: judge_labels(tasks[name], data, "the set" if split == "all" else split) if name in tasks else
+               "this network has not learned it" for name, (split, data) in sets.items()}
     scores, course, batch = {}, {}, batch or predictor.cfg.run.eval_batch
     for name, (_, data) in sets.items():
-        task, key = tasks[name], COURSE_SCORES[name]
+        task, key = tasks.get(name), COURSE_SCORES[name]
         if reasons[name]:
             say(f"note: {TASK_TITLES[name]} is not measured: {reasons[name]}")
             scores.update(UNMEASURED[name])
@@ -185,7 +186,9 @@ def evaluate(
     check_choice(protocol, batch)
     predictor = Predictor(weights, device, backend="torch")  # as trained: folded norms would change last digits
     say = printable(say)
-    found = read_chosen(data_root, tasks, split, layout, predictor.classes, say)
+    known = [task for task in tasks if task in predictor.classes]  # the data of others need not be there
+    found = read_chosen(data_root, known, split, layout, predictor.classes, say)
     place = Cache()  # one budget for all tasks
     sets = {name: (chosen, MiniDataset(records, 1 << 30, cache=place)) for name, (chosen, records) in found.items()}
+    sets.update({task: ("", None) for task in tasks if task not in known})
     return score_sets(predictor, sets, protocol, batch, say)

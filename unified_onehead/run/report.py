@@ -13,13 +13,20 @@ from matplotlib.figure import Figure
 
 from ..core.files import write_atomic
 from ..core.config import METRICS, TASK_TITLES
+from ..core.stages import tasks_of
 from ..core.tables import duration, markdown_table, markdown_text, number
 from ..core.viz import plot_curves, plot_matrix
 from ..learn.forgetting import ScoreMatrix, delta_p, learned, score_drop
 from .results import Results
-from .verdict import backbone_title, judge, passing_notes, verdict_counts, word
+from .verdict import absent_tasks, backbone_title, judge, passing_notes, verdict_counts, word
 
 # %% ../../nbs/run/04_report.ipynb #f438b79c
+def stage_title(stage: str) -> str:  # "segmentation", "4: segmentation", "segmentation and detection"
+    "A stage as people read it; a name that is of no stage stays as it is."
+    number, _, _ = stage.rpartition(":")
+    return f"{number}: " * bool(number) + " and ".join(TASK_TITLES.get(task, task) for task in tasks_of(stage))
+
+
 def sentence_forgetting(
     metric: str,  # name
     start: "float | None",  # baseline
@@ -56,7 +63,7 @@ def stage_losses(
         moves = [(m, matrix[before].get(m), matrix[after].get(m)) for m in METRICS.values()]
         parts = [f"{m} {100 * (new - old):+.2f} points" for m, old, new in moves if None not in (old, new)]
         if parts:
-            lines.append(f"Stage {TASK_TITLES.get(after, after)}: {', '.join(parts)}.")
+            lines.append(f"Stage {stage_title(after)}: {', '.join(parts)}.")
     return lines
 
 # %% ../../nbs/run/04_report.ipynb #acab5020
@@ -75,7 +82,7 @@ def distillation_share(
         kept = {k: v for k, v in row.get("parts", {}).items() if k.startswith("kd_")}
         if kept and row["loss"]:
             named = ", ".join(f"{k} {v:.3f}" for k, v in kept.items())
-            lines.append(f"In the last epoch of stage {TASK_TITLES.get(stage, stage)}, distillation was "
+            lines.append(f"In the last epoch of stage {stage_title(stage)}, distillation was "
                          f"{sum(kept.values()) / row['loss']:.0%} of the loss ({named} of {row['loss']:.3f}).")
     return lines
 
@@ -86,8 +93,8 @@ def analysis(
 ) -> str:  # markdown
     "Forgetting in words, every one of them decided by the numbers."
     scores, floors = ScoreMatrix(results.matrix), results.floors or {}
-    lines = [sentence_forgetting(m, scores.baseline[m], scores.final[m], floors.get(m, 0.0), task == scores.last)
-             for task, m in METRICS.items()]
+    lines = [sentence_forgetting(m, scores.baseline[m], scores.final[m], floors.get(m, 0.0), scores.trained[m] == scores.last)
+             for task, m in METRICS.items() if task not in absent_tasks(results)]
     more = stage_losses(results.matrix) + distillation_share(records)
     total = scores.summary()
     means = [f"ACC (mean of the final scores) {total['acc']:.4f}" if total["acc"] is not None else "",
@@ -105,7 +112,7 @@ def diagram(
     config, facts = results.config or {}, results.network or {}
     side, width = (config.get("data") or {}).get("size", "S"), (config.get("net") or {}).get("width", "W")
     classes = (results.data or {}).get("classes") or {}
-    det, seg, cls = (len(classes[t]) if t in classes else f"C_{t}" for t in ("det", "seg", "cls"))
+    det, seg, cls = (len(classes[t]) if t in classes else "none" if classes else f"C_{t}" for t in ("det", "seg", "cls"))
     stride = (config.get("net") or {}).get("fused_stride", 16)
     grid, fine = (side // s if isinstance(side, int) else f"S/{s}" for s in (stride, 8))
     backbone = backbone_title((results.weights or {}).get("backbone"))
@@ -132,7 +139,7 @@ def broken_steps(
         skipped, again = sum(r.get("skipped", 0) for r in log), [str(r["epoch"]) for r in log if r.get("restarted")]
         words = [f"{skipped} steps were left out, because their loss or gradient was not finite"] * bool(skipped)
         words += [f"epoch {', '.join(again)} diverged and was begun again, from there on at half the learning rate"] * bool(again)
-        lines += [f"Stage {TASK_TITLES.get(stage, stage)}: {'; '.join(words)}."] * bool(words)
+        lines += [f"Stage {stage_title(stage)}: {'; '.join(words)}."] * bool(words)
     return lines
 
 # %% ../../nbs/run/04_report.ipynb #e1cca725
@@ -193,13 +200,13 @@ def section_results(
     metrics, floors, scores = list(METRICS.values()), results.floors or {}, ScoreMatrix(results.matrix)
     numbers = scores.summary()
     rows = [["after stage", *metrics]]
-    rows += [[TASK_TITLES.get(s, s), *(number(row.get(m)) for m in metrics)] for s, row in results.matrix.items()]
+    rows += [[stage_title(s), *(number(row.get(m)) for m in metrics)] for s, row in results.matrix.items()]
     for title, key, form in (("baseline", "baseline", ".4f"), ("final", "final", ".4f"),
                              ("lost, relative", "drop_relative", "+.1%"), ("lost, points", "drop_points", "+.2f")):
         rows.append([title, *("-" if numbers[key][m] is None else format(numbers[key][m], form) for m in metrics)])
-    if all(m in floors for m in metrics):
+    if floors:
         answer = {True: "yes", False: "no", None: "-"}
-        rows.append(["floor (never learned below it)", *(number(floors[m]) for m in metrics)])
+        rows.append(["floor (never learned below it)", *(number(floors.get(m)) for m in metrics)])
         rows.append(["learned, and still there", *(answer[v] for v in learned(scores, floors).values())])
     further = [["further scores at the end", "value"]]
     further += [[k, number(v)] for k, v in list(results.matrix.values())[-1].items() if k not in metrics]

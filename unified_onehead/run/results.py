@@ -20,6 +20,8 @@ class RunState:
     ----------
     start : str | None, default None
         sha256 of the start weights; None where nobody recorded it
+    before : dict[str, float], default dict()
+        metric -> score of a trained network before it learned on
     matrix : dict[str, dict], default dict()
         stage -> metric -> 0..1 or None, after each stage
     seconds : dict[str, float], default dict()
@@ -36,6 +38,7 @@ class RunState:
         task -> stored images shown beside later stages
     """
     start: "str | None" = None  # sha256 of the start weights; None where nobody recorded it
+    before: "dict[str, float]" = field(default_factory=dict)  # metric -> score of a trained network before it learned on
     matrix: "dict[str, dict]" = field(default_factory=dict)  # stage -> metric -> 0..1 or None, after each stage
     seconds: "dict[str, float]" = field(default_factory=dict)  # stage -> seconds of training
     stages: "list[dict]" = field(default_factory=list)  # each stage's name, tasks, images and replayed {task: n}, device

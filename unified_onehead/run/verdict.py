@@ -9,6 +9,7 @@ __all__ = ['judge', 'verdict_counts', 'verdict_table']
 from textwrap import fill
 
 from ..core.config import METRICS, TASKS, current_names
+from ..core.stages import in_turn, stage_names
 from ..core.tables import duration, text_table
 from ..model.backbone import BACKBONES
 from ..learn.strategies import STRATEGIES
@@ -44,11 +45,20 @@ def word(
     return {True: "pass", False: "FAIL", None: "not judged"}[verdict]
 
 # %% ../../nbs/run/03_verdict.ipynb #7369e223
+PLAN = "not the assignment's plan"
+
+
+def absent_tasks(results: Results) -> "set[str]":
+    "Tasks that no stage of the run trains, and that nothing measures."
+    trained = {task for stage in results.stages or [] for task in stage["tasks"]} or {*TASKS}
+    return {t for t in TASKS if t not in trained and not any(METRICS[t] in row for row in (results.matrix or {}).values())}
+
+
 def rules_data(
     results: Results,  # the run
 ) -> "list[dict]":  # rules
     "Counts, layout, overlap, size."
-    info = results.data or {}
+    info, whole = results.data or {}, not absent_tasks(results)
     counts, leaks = info.get("counts") or {}, info.get("leaks")
     shared = {t: len(names) for t, names in (leaks or {}).items() if names}
     found = {t: (c.get("train", 0) + shared.get(t, 0), c.get("val", 0)) for t, c in counts.items()}
@@ -66,9 +76,10 @@ def rules_data(
     own = "; ".join(line for line in info.get("reading") or [] if "your own split" in line)
     return [
         rule("data: layout", "three minis with train and val", str(info.get("root", "not recorded")),
-             None if made and complete else complete, "; ".join(filter(None, (made, own)))),
+             None if made and complete or not whole else complete, "; ".join(filter(None, (made, own, PLAN * (not whole))))),
         rule("data: images", "240 train / 60 val per task", text,
-             complete and all(pair == (240, 60) for pair in found.values()), left_out),
+             complete and all(pair == (240, 60) for pair in found.values()) if whole else None,
+             "; ".join(filter(None, (left_out, PLAN * (not whole))))),
         unknown(name, limit, "no check for shared images") if leaks is None else
         rule(name, limit, f"{len(twice)} used" if twice else f"0 used, {overlap} found" if overlap else "0", not twice, note),
         unknown("data: size", megabytes, "size not recorded") if size is None else
@@ -163,7 +174,8 @@ def rules_schedule(
     "Order of the stages, their data, their evaluation."
     stages, matrix = results.stages, results.matrix or {}
     order, own, seen = "seg -> det -> cls", "each stage trains only its own task", "all seen tasks after every stage"
-    wanted = [(s, METRICS[t]) for i, s in enumerate(TASKS) for t in TASKS[:i + 1]]
+    planned = [(t,) for t in TASKS] if not stages else [tuple(s["tasks"]) for s in stages]
+    wanted = [(s, METRICS[t]) for i, s in enumerate(stage_names(planned)) for t in in_turn(*planned[:i + 1])]
     have = [matrix.get(s, {}).get(m) is not None for s, m in wanted]
     measured = rule("schedule: measured", seen, f"{sum(have)} of {len(have)} scores", all(have))
     if not stages:
@@ -171,7 +183,8 @@ def rules_schedule(
                 unknown("schedule: own data", own, "stages not recorded"), measured]
     tasks = [tuple(s["tasks"]) for s in stages]
     foreign = [f"stage {s['name']} also trained {t}" for s in stages for t in s["images"] if [t] != list(s["tasks"])]
-    return [rule("schedule: order", order, " -> ".join("+".join(t) for t in tasks), tasks == [(t,) for t in TASKS]),
+    asked = tasks == [(t,) for t in TASKS]
+    return [rule("schedule: order", order, " -> ".join("+".join(t) for t in tasks), asked, "" if asked else PLAN),
             rule("schedule: own data", own, "; ".join(foreign) or "yes", not foreign), measured]
 
 # %% ../../nbs/run/03_verdict.ipynb #40dc4893
@@ -224,8 +237,11 @@ def rules_forgetting(
     alone = results.single_task or {}
     metrics = [(m, scores.final[m], floors.get(m), FLOOR_REASONS[m]) for m in METRICS.values()]
     rules = [rule_forgetting(f"forgetting: {m}", base[m], *rest) for m, *rest in metrics]
-    for newest in (r for r in rules if r["name"].endswith(scores.own.get(scores.last, "?")) and r["pass"]):
-        newest["note"] = "last stage: baseline and final are one measurement"
+    for one, (metric, *_) in zip(rules, metrics):
+        if any(METRICS[task] == metric for task in absent_tasks(results)):
+            one["note"] = f"{PLAN}: no stage learns it"
+        elif scores.trained[metric] == scores.last and one["pass"]:
+            one["note"] = "last stage: baseline and final are one measurement"
     within = [r["pass"] for r in rules]
     lost = [m for m, f, *_ in metrics if None in (base[m], f) or f < base[m] - 1e-9]
     note = "never learned, or lost" if False in within else f"below the baseline: {', '.join(lost)}" if lost else ""
