@@ -243,6 +243,10 @@ class RunConfig:
         also train each task alone, for the strict reading of forgetting (doubles the time)
     checkpoint_minutes : float, default 3.0
         a stage is saved while it trains, this long after the last time; 0: after every epoch
+    val_every : int, default 0
+        epochs between two looks at val while a stage trains, for watching only; 0: none
+    log_with : str, default ""
+        where the curves go as well: tensorboard, wandb, mlflow, or several joined by commas
     """
     preset: str = "synthetic"  # which preset this started from
     seed: int = 0  # seeds weights, order and augmentation; the images stay the same
@@ -253,6 +257,8 @@ class RunConfig:
     mask_box_weight: float = 1.0  # how far such a box moves towards its mask's outline, times their agreement; 0: not at all
     single_task: bool = False  # also train each task alone, for the strict reading of forgetting (doubles the time)
     checkpoint_minutes: float = 3.0  # a stage is saved while it trains, this long after the last time; 0: after every epoch
+    val_every: int = 0  # epochs between two looks at val while a stage trains, for watching only; 0: none
+    log_with: str = ""  # where the curves go as well: tensorboard, wandb, mlflow, or several joined by commas
 
 
 @dataclass(frozen=True)
@@ -289,7 +295,7 @@ RENAMED = {  # name in older files -> name today
 
 # %% ../../nbs/core/01_config.ipynb #8c1be722
 MACHINE = ("root", "synthetic_dir", "device", "threads", "workers", "cache", "cache_gb", "cached_views_on",
-           "checkpoint_minutes")  # of a machine, not of an experiment
+           "checkpoint_minutes", "val_every", "log_with")  # of a machine or its user, not of an experiment
 BOXES_ALONE = {"mask_score_weight": 0.0, "mask_box_weight": 0.0}  # masks do not refine boxes: there are none, or an older file
 
 # %% ../../nbs/core/01_config.ipynb #7b32332a

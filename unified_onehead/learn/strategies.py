@@ -13,6 +13,7 @@ import torch
 
 from ..core.files import InputError
 from ..core.config import TASKS, Config
+from ..core.named import register_named
 from ..model.net import OneHead, UnifiedOutput
 from .distill import ReplayMemory, distance
 
@@ -491,7 +492,7 @@ STRATEGIES = {kind.name: kind for kind in (
 def make_strategy(
     cfg: Config,  # distill.* is read
 ) -> Strategy:
-    "The strategy named in the configuration. Raises InputError for a name that is none."
-    if cfg.distill.strategy not in STRATEGIES:
-        raise InputError(f"strategy={cfg.distill.strategy}: one of {', '.join(STRATEGIES)}.")
+    "The strategy named in the configuration, which may be MODULE:CLASS. Raises InputError for a name that is none."
+    if register_named(cfg.distill.strategy, STRATEGIES, Strategy, "strategy") not in STRATEGIES:
+        raise InputError(f"strategy={cfg.distill.strategy}: one of {', '.join(STRATEGIES)}, or MODULE:CLASS for your own.")
     return STRATEGIES[cfg.distill.strategy](cfg)

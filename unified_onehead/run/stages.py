@@ -6,6 +6,7 @@
 __all__ = ['check_images', 'run_stages', 'run_assignment', 'run_or_resume']
 
 # %% ../../nbs/run/06_stages.ipynb #3cc315eb
+import contextlib
 import functools
 import itertools
 from dataclasses import replace
@@ -36,6 +37,7 @@ from .results import Results, RunState
 from .measure import collect, find_shared
 from .verdict import judge, verdict_table
 from .report import write_report
+from .callbacks import Watch, check_callbacks, run_parts, tracker_names
 from .predict import predict_image
 
 # %% ../../nbs/run/06_stages.ipynb #70f0812b
@@ -105,8 +107,8 @@ def check_images(
 # %% ../../nbs/run/06_stages.ipynb #fd287cbf
 def time_left(learner: Learner, state: RunState) -> str:  # a clause, or nothing after the last stage
     "How long the stages that are left will train, if an image takes as long as in those that are done."
-    work = {"+".join(names): sum(getattr(learner.cfg.train, f"epochs_{n}") * len(learner.train_sets[n]) for n in names)
-            for names in learner.strategy.plan()}
+    parts = run_parts(learner)
+    work = {"+".join(names): parts[stage][1] for stage, names in enumerate(learner.strategy.plan())}
     done, left = (sum(n for key, n in work.items() if (key in state.matrix) is there) for there in (True, False))
     seconds = left * sum(state.seconds.values()) / max(1, done)
     return f"; about {duration(seconds)} for the stages that are left" if left else ""
@@ -119,6 +121,7 @@ def run_stages(
     state: RunState,  # what finished stages gave; filled in place and written with every checkpoint
     say=print,  # gets one line of text per stage
     inside: "dict | None" = None,  # stage -> where it was cut, see `Learner.fit_stage`; None: at its beginning
+    told=lambda stage, task, scores: None,  # called when a stage is evaluated and saved
 ) -> RunState:  # the state, with every stage of the plan
     """Train what is left of the plan; evaluate each stage, and checkpoint it while it trains, before that and after.
 
@@ -136,6 +139,8 @@ def run_stages(
         gets one line of text per stage
     inside : dict | None, default None
         stage -> where it was cut, see `Learner.fit_stage`; None: at its beginning
+    told : default lambda stage, task, scores: None
+        called when a stage is evaluated and saved
 
     Returns
     -------
@@ -164,6 +169,7 @@ def run_stages(
         scores = state.matrix[key]
         learner.log({"stage": stage, "task": "evaluation", "scores": scores})
         write(folder / f"stage{stage + 1}.pt")
+        told(stage, key, scores)
         shown = ", ".join(f"{METRICS[t]} {scores[METRICS[t]]:.4f}" for t in seen)
         say(f"after stage {stage + 1}: {shown}   ({state.seconds[key]:.0f} s{time_left(learner, state)})")
     return state
@@ -249,6 +255,7 @@ def single_task_runs(
     log,  # gets the rows of every epoch, each with the key `single_task`
     say=print,  # gets one line of text where the disk refuses or a file is damaged
     cache=None,  # decoded images of the run; None: each has its own
+    told=lambda row: "",  # called with the row of every epoch that is trained here, see `Learner`
 ) -> "dict[str, float]":  # metric -> value
     "Train each task alone, or find it trained; their metrics. The detector's boxes ask the segmenter's masks."
     scores, nets = {}, {}
@@ -257,7 +264,8 @@ def single_task_runs(
         nets[task], weights = build_network(cfg, class_counts(minis.classes))
         tasks, strategy = make_tasks(minis.classes, cfg, nets[task].stride), make_strategy(replace_fields(cfg, strategy="naive"))
         learner = Learner(nets[task], tasks, strategy, minis.records, cfg,
-                          lambda row, task=task: log({**row, "single_task": task}), cache=cache)
+                          lambda row, task=task: log({**row, "single_task": task}), cache=cache,
+                          told=lambda row, task=task: told({**row, "single_task": task}))
         train_alone(learner, task, minis, folder, weights["sha256"], say)
         net = BorrowedMasks(nets["det"], nets["seg"]) if task == "det" else nets[task]
         scores.update(evaluate_seen(learner, [task], net)[0])
@@ -294,7 +302,7 @@ def finish(folder: Path, results: Results, learner: Learner, minis: Minis, say) 
     learner.net.eval()
     shown = [r for k in (0, 1) for t in TASKS for r in minis.records[t]["val"][k:k + 1]]
     items = [predict_image(learner.net, learner.tasks, r, learner.cfg.data.size, learner.device) for r in shown]
-    rows = [r for r in read_log(folder / "log.jsonl") if "epoch" in r and "single_task" not in r]
+    rows = [r for r in read_log(folder / "log.jsonl") if {"epoch", "val_epoch"} & r.keys() and "single_task" not in r]
     write_report(results, rows, folder, show_predictions(items, minis.classes))
     write_json(folder / "results.json", results.as_dict())  # last: it says that the run is whole, and what is not can be resumed
     drop_slots(folder)
@@ -309,11 +317,12 @@ def run_assignment(
     out: "str | None" = None,  # folder of the run; None picks a new one below runs/
     resume: bool = False,  # go on with an interrupted run
     say=print,  # gets what a person should read, one text per call
+    callbacks: list = (),  # objects with on_epoch, on_stage or on_finish, see `Callback`
 ) -> Results:  # what results.json holds
     """One configuration from its data to the verdict; a run is one call of this, or two where it was interrupted.
 
     Raises InputError for settings, data, weights or a folder that cannot be used, for a checkpoint of another experiment, and
-    for a disk that refuses the final files; each says what to do.
+    for a disk that refuses the final files; each says what to do. What a callback raises ends the run, which can be resumed.
 
     Parameters
     ----------
@@ -325,17 +334,20 @@ def run_assignment(
         go on with an interrupted run
     say : default print
         gets what a person should read, one text per call
+    callbacks : list, default ()
+        objects with on_epoch, on_stage or on_finish, see `Callback`
 
     Returns
     -------
     Results
         what results.json holds
     """
+    callbacks, _ = check_callbacks(callbacks), tracker_names(cfg.run.log_with)
     strategy, minis, say = make_strategy(cfg), get_minis(cfg), printable(say)
     seed_everything(cfg.run.seed)
     net, weights = build_network(cfg, class_counts(minis.classes))
     folder = open_folder(cfg, out, resume, say)
-    with claimed(folder, say) as renew:
+    with claimed(folder, say) as renew, contextlib.ExitStack() as ends:
         describe_start(minis, net, weights, folder, say)
         log = RunLog(folder / "log.jsonl", say, renew)
         learner = Learner(net, make_tasks(minis.classes, cfg, net.stride), strategy, minis.records, cfg, log)
@@ -346,15 +358,18 @@ def run_assignment(
         shared = find_shared(minis, say)
         check_images(learner, say)
         say(memory_line(learner))
-        state = run_stages(learner, minis, folder, state, say, inside)  # all of the training but the single-task runs
-        single = single_task_runs(cfg, minis, folder, log, say, learner.cache) if cfg.run.single_task else {}
+        watch = ends.enter_context(Watch(learner, folder, callbacks))
+        state = run_stages(learner, minis, folder, state, say, inside, watch.stage)  # all training but the single-task runs
+        single = single_task_runs(cfg, minis, folder, log, say, learner.cache, watch.epoch) if cfg.run.single_task else {}
         say("measuring what the report states: the time of a pass and of a whole answer, at two sizes")
         results = collect(learner, minis, weights, state, single, shared)
         path = save_final(learner, minis, weights, folder, state, say)
         say(f"evaluating {path.name} as it was written: it must give the scores of the run again")
         results = replace(results, reproduced=reproduces(path, learner, results.final))
         say("drawing the figures and writing the report")
-        return finish(folder, results, learner, minis, say)
+        results = finish(folder, results, learner, minis, say)
+        watch.tell("on_finish", results)
+        return results
 
 # %% ../../nbs/run/06_stages.ipynb #986c01f0
 class Found(NamedTuple):
@@ -388,6 +403,7 @@ def run_or_resume(
     cfg: Config,  # every setting of the run
     home: "str | Path" = "runs",  # holds the runs' folders
     say=print,  # gets what a person should read, one text per call
+    callbacks: list = (),  # as for `run_assignment`; a run that was finished before calls none
 ) -> "tuple[Path, Results]":  # the run's folder; what its results.json holds
     """For a cell that is run again and again: a finished run of this experiment is read, an interrupted one goes on.
 
@@ -403,6 +419,8 @@ def run_or_resume(
         holds the runs' folders
     say : default print
         gets what a person should read, one text per call
+    callbacks : list, default ()
+        as for `run_assignment`; a run that was finished before calls none
 
     Returns
     -------
@@ -425,6 +443,6 @@ def run_or_resume(
     if not found.finished and wait_for_owner(found.folder, say):
         found = look_into(found.folder, cfg, wanted, say)  # who was there may have finished it
     if not found.finished:
-        return found.folder, run_assignment(cfg, str(found.folder), found.taken, say)
+        return found.folder, run_assignment(cfg, str(found.folder), found.taken, say, callbacks)
     say(f"{found.folder}: finished before, so it is read and not trained again. Another seed, or another folder, trains anew.")
     return found.folder, Results.from_dict(read_results(found.folder))
