@@ -6,6 +6,7 @@
 __all__ = ['Callback']
 
 # %% ../../nbs/run/05_callbacks.ipynb #7821b13a
+import contextlib
 import importlib.util
 import json
 import os
@@ -120,10 +121,13 @@ class Tracking(Callback):
         self.names, self.folder, self.known, self.trackers = tracker_names(cfg.run.log_with), folder, self.numbers(folder), {}
         settings = {name: value for part in to_dict(cfg).values() for name, value in part.items()}
         self.settings = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in settings.items()}
-        self.uri = None  # of MLflow, before
-        for name in self.names:
-            if name != "tensorboard":  # which begins with the first row, when it is known where
-                self.start(name)
+        self.ends = contextlib.ExitStack()
+        with contextlib.ExitStack() as if_refused:
+            if_refused.callback(self.close)
+            for name in self.names:
+                if name != "tensorboard":  # which begins with the first row, when it is known where
+                    self.start(name)
+            if_refused.pop_all()
 
     @staticmethod
     def numbers(folder: Path) -> "dict[str, str]":  # name of the service -> the run's number there
@@ -152,6 +156,7 @@ class Tracking(Callback):
             self.own_store()
             tracker = tracking.MLflowTracker("unified-onehead", run_id=self.known.get(name), run_name=self.folder.name)
         getattr(tracker, "start", lambda: None)()  # older versions of accelerate have started it already
+        self.ends.callback(tracker.finish)
         self.trackers[name] = tracker
         if name == "mlflow":
             self.known[name] = tracker.tracker.info.run_id
@@ -166,7 +171,7 @@ class Tracking(Callback):
         "Without a server, MLflow writes into the run's folder."
         import mlflow
         if not os.environ.get("MLFLOW_TRACKING_URI"):
-            self.uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else ""
+            self.ends.callback(mlflow.set_tracking_uri, mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None)
             mlflow.set_tracking_uri(f"sqlite:///{self.folder.resolve() / 'mlflow.db'}")
 
     def tell(self, row: dict, first: int) -> None:
@@ -184,12 +189,8 @@ class Tracking(Callback):
 
     def close(self) -> None:
         "End the curves, of a finished run or of an interrupted one."
-        for tracker in self.trackers.values():
-            tracker.finish()
         self.trackers = {}
-        if self.uri is not None:
-            import mlflow
-            mlflow.set_tracking_uri(self.uri or None)
+        self.ends.close()
 
 # %% ../../nbs/run/05_callbacks.ipynb #9448ebaf
 def run_parts(
