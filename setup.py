@@ -13,7 +13,7 @@ PYTHONS = [f"3.{minor}" for minor in range(int(cfg["min_python"].split(".")[1]),
 
 ENDING = "_requirements"
 extras = {key.removesuffix(ENDING): cfg[key].split() for key in cfg if key.endswith(ENDING)}
-USED = ("course", "export", "hub", "demo", "serve", "video", "supervision")  # what only some users need
+USED = ("course", "export", "hub", "demo", "serve", "video", "supervision", "tensorboard")  # what only some users need
 extras["all"] = sorted({name for extra in USED for name in extras[extra]})
 extras["dev"] += extras["all"]  # the tests run all of it
 

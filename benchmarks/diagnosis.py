@@ -35,7 +35,8 @@ from unified_onehead.compare.cells import CODE
 from unified_onehead.compare.campaign import refuse_decided
 from unified_onehead.core.files import InputError
 from unified_onehead.core.config import (
-    BOXES_ALONE, METRICS, TASKS, TASK_TITLES, Config, LossConfig, current_names, replace_fields, seed_everything)
+    BOXES_ALONE, METRICS, TASKS, TASK_TITLES, Config, LossConfig, current_names, replace_fields)
+from unified_onehead.core.seeds import seed_everything
 from unified_onehead.model.grid import assign, grid_points, split_detection
 from unified_onehead.learn import guard
 from unified_onehead.learn.checkpoint import device_name

@@ -49,7 +49,8 @@ from unified_onehead.compare.experiment import settings_of, shown_config
 from unified_onehead.compare.statistics import scores_of
 from unified_onehead.compare.evidence import take_evidence
 from unified_onehead.compare.cells import forward_macs
-from unified_onehead.core.config import METRICS, TASKS, replace_fields, seed_everything
+from unified_onehead.core.config import METRICS, TASKS, replace_fields
+from unified_onehead.core.seeds import seed_everything
 from unified_onehead.data.cache import MiniDataset
 from unified_onehead.data.records import collate
 from unified_onehead.model.grid import Detections

@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from unified_onehead.core.config import preset, replace_fields, seed_everything
+from unified_onehead.core.config import preset, replace_fields
+from unified_onehead.core.seeds import seed_everything
 from unified_onehead.learn.strategies import make_strategy
 from unified_onehead.learn.evaluate import evaluate_seen
 from unified_onehead.learn.learner import Learner

@@ -136,7 +136,8 @@ def add_run(commands) -> None:
     add("--weights", metavar="W", help=f"backbone weights: imagenet, none or a file (default: {default.net.weights})")
     add("--init", metavar="F", help="model.pt of a trained network that learns on (default: a new network)")
     add("--strategy", metavar="S",
-        help=f"what keeps the earlier tasks, one of the strategies below (default: {default.distill.strategy})")
+        help="what keeps the earlier tasks: one of the strategies below, or MODULE:CLASS for one of your own "
+             f"(default: {default.distill.strategy})")
     add("--seed", type=int, help=f"seeds weights, order and augmentation (default: {default.run.seed})")
     add("--device", help=f"auto, cpu, cuda or mps (default: {default.run.device})")
     add("--out", metavar="DIR", help="folder for the model, the logs and the report (default: a new one under runs/)")
@@ -285,8 +286,8 @@ def add_compare(commands) -> None:
         help=f"folder with the three minis (default: synthetic minis, made in {default.data.synthetic_dir})")
     add("--preset", choices=list(PRESETS), help="where to start (default: synthetic, or cpu with --data-root)")
     add("--weights", metavar="W", help=f"backbone weights: imagenet, none or a file (default: {default.net.weights})")
-    add("--strategies", default="all", metavar="A,B",
-        help="names of the systems below, joined by commas, or all (default: %(default)s)")
+    add("--strategies", "--strategy", default="all", metavar="A,B",
+        help="names of the systems below, or MODULE:CLASS for one of your own, joined by commas, or all (default: %(default)s)")
     add("--seeds", default="0,1,2", metavar="N,M", help="seeds joined by commas (default: %(default)s)")
     add("--folds", action="store_true", help="5-fold cross-validation over all images in place of the val split (default: off)")
     add("--jobs", type=int, default=1, metavar="N", help="runs at a time, each a process (default: %(default)s)")

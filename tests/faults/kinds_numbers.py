@@ -7,7 +7,8 @@ import torch
 from kinds import kind, refused, works
 
 from unified_onehead.core.config import (
-    Config, apply_overrides, field_table, from_dict, preset, replace_fields, seed_everything, to_dict)
+    Config, apply_overrides, field_table, from_dict, preset, replace_fields, to_dict)
+from unified_onehead.core.seeds import seed_everything
 from unified_onehead.core.weights import broken_values
 from unified_onehead.data.sources import read_minis
 from unified_onehead.data.synthetic import make_synthetic

@@ -14,9 +14,10 @@ import matplotlib.pyplot as plt
 
 from ..core.files import InputError, write_atomic
 from ..core.config import Config, field_table, replace_fields
+from ..core.named import file_word, register_named
 from ..core.viz import plot_matrix
 from ..data.sources import get_minis
-from ..learn.strategies import make_strategy
+from ..learn.strategies import STRATEGIES, Strategy, make_strategy
 from .folds import FOLDS
 from .experiment import SYSTEMS, Cell, CellRecord, check_alike, settled, shown_config
 from .cells import class_values, read_cell, read_cells, run_cells
@@ -26,7 +27,9 @@ from .figures import plot_classes, plot_confusion, plot_precision_recall, plot_r
 
 # %% ../../nbs/compare/08_campaign.ipynb #14429060
 DECIDED = {  # what a comparison sets in every cell -> what to write in place of the setting
-    "seed": "--seeds N,M", "strategy": "--strategies A,B", "single_task": "--strategies single"}
+    "seed": "--seeds N,M", "strategy": "--strategies A,B", "single_task": "--strategies single",
+    "val_every": "it for a single run: a comparison draws no curves",
+    "log_with": "it for a single run: a comparison draws no curves"}
 
 # %% ../../nbs/compare/08_campaign.ipynb #e09f5b40
 def refuse_decided(
@@ -54,9 +57,10 @@ def comparison_cells(
     folds: bool = False,  # cross-validation in place of the data's own val
 ) -> "list[Cell]":  # seed by seed, so that a stopped campaign can be compared
     "All cells of a comparison. Raises InputError for names that are none."
-    wrong = [s for s in systems if s not in SYSTEMS]
+    wrong = [s for s in systems if register_named(s, STRATEGIES, Strategy, "strategies") not in SYSTEMS]
     if wrong or not systems:
-        raise InputError(f"strategies {', '.join(wrong) or '(none)'}: choose from {', '.join(SYSTEMS)}, or write all.")
+        raise InputError(f"strategies {', '.join(wrong) or '(none)'}: choose from {', '.join(SYSTEMS)}; or write all, or "
+                         "MODULE:CLASS for one of your own.")
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
         raise InputError(f"seeds {', '.join(map(str, seeds)) or '(none)'}: give different numbers from 0, for example 0,1,2.")
     return [Cell(system, replace_fields(cfg, seed=seed), fold) for seed in seeds
@@ -76,7 +80,7 @@ def check_folder(
         beside = [c for c in cells if c.name != path.stem and c.name.split("-seed")[0].split("-", 1)[1:] == start]
         saved = read_cell(path) if beside else None  # once, whatever the number of cells
         for cell in beside:  # of the same start weights and size
-            check_alike([saved, new(cell)], systems=cell.system != system)
+            check_alike([saved, new(cell)], systems=file_word(cell.system) != system)
 
 # %% ../../nbs/compare/08_campaign.ipynb #781ea5fa
 def draw_cells(
@@ -89,7 +93,7 @@ def draw_cells(
     if sequences(rows_of(cells)):
         figures["retention"] = plot_retention(cells)[0].figure
     for row in rows:
-        cell, name = row.cells[0], f"{row.system}-{row.backbone}-{Path(row.weights).stem}-{row.size}px"
+        cell, name = row.cells[0], f"{file_word(row.system)}-{row.backbone}-{Path(row.weights).stem}-{row.size}px"
         figures[f"{name}-matrix"] = plot_matrix(mean_matrix(row.cells)).figure
         for task in row.evidences[0]:
             figures[f"{name}-classes-{task}"] = plot_classes(replace(cell, per_class=class_values(row.evidences[0])), task).figure

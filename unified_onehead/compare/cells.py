@@ -28,7 +28,8 @@ import torch
 import unified_onehead
 
 from ..core.files import InputError, json_value, write_atomic
-from ..core.config import METRICS, TASKS, Config, replace_fields, seed_everything
+from ..core.config import METRICS, TASKS, Config, replace_fields
+from ..core.seeds import seed_everything
 from ..core.tables import duration
 from ..data.records import Minis
 from ..data.sources import data_digest, get_minis

@@ -13,6 +13,7 @@ from pathlib import Path
 from ..core.files import InputError, file_sha256
 from ..core.config import (
     BOXES_ALONE, MACHINE, TASK_TITLES, Config, DistillConfig, LossConfig, current_names, replace_fields, to_dict)
+from ..core.named import file_word
 from ..data.records import Minis
 from ..data.sources import data_digest
 from ..learn.strategies import STRATEGIES
@@ -59,7 +60,7 @@ class Cell:
         backbone = "efficientnet_b0" if net.backbone == "auto" else net.backbone
         start = f"{backbone}-{net.weights}" if net.weights in ("none", "imagenet") else Path(net.weights).stem
         fold = "" if self.fold is None else f"-fold{self.fold}"
-        return f"{self.system}-{start}-{cfg.data.size}px-seed{cfg.run.seed}{fold}"
+        return f"{file_word(self.system)}-{start}-{cfg.data.size}px-seed{cfg.run.seed}{fold}"
 
 # %% ../../nbs/compare/01_experiment.ipynb #f31edb40
 def shown_config(

@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['TASKS', 'METRICS', 'TASK_TITLES', 'IGNORE', 'RENAMED', 'MACHINE', 'BOXES_ALONE', 'PRESETS', 'DataConfig', 'NetConfig',
            'LossConfig', 'TrainConfig', 'DistillConfig', 'RunConfig', 'Config', 'replace_fields', 'apply_overrides',
-           'preset', 'to_dict', 'from_dict', 'seed_everything']
+           'preset', 'to_dict', 'from_dict']
 
 # %% ../../nbs/core/01_config.ipynb #bc66b7f3
 import dataclasses
 import difflib
-import random
 import typing
 from dataclasses import dataclass, field
 
@@ -250,6 +249,10 @@ class RunConfig:
         also train each task alone, for the strict reading of forgetting (doubles the time)
     checkpoint_minutes : float, default 3.0
         a stage is saved while it trains, this long after the last time; 0: after every epoch
+    val_every : int, default 0
+        epochs between two looks at val while a stage trains, for watching only; 0: none
+    log_with : str, default ""
+        where the curves go as well: tensorboard, wandb, mlflow, or several joined by commas
     """
     preset: str = "synthetic"  # which preset this started from
     seed: int = 0  # seeds weights, order and augmentation; the images stay the same
@@ -260,6 +263,8 @@ class RunConfig:
     mask_box_weight: float = 1.0  # how far such a box moves towards its mask's outline, times their agreement; 0: not at all
     single_task: bool = False  # also train each task alone, for the strict reading of forgetting (doubles the time)
     checkpoint_minutes: float = 3.0  # a stage is saved while it trains, this long after the last time; 0: after every epoch
+    val_every: int = 0  # epochs between two looks at val while a stage trains, for watching only; 0: none
+    log_with: str = ""  # where the curves go as well: tensorboard, wandb, mlflow, or several joined by commas
 
 
 @dataclass(frozen=True)
@@ -296,7 +301,7 @@ RENAMED = {  # name in older files -> name today
 
 # %% ../../nbs/core/01_config.ipynb #8c1be722
 MACHINE = ("root", "synthetic_dir", "init", "device", "threads", "workers", "cache", "cache_gb", "cached_views_on",
-           "checkpoint_minutes")  # of a machine, not of an experiment
+           "checkpoint_minutes", "val_every", "log_with")  # of a machine or its user, not of an experiment
 BOXES_ALONE = {"mask_score_weight": 0.0, "mask_box_weight": 0.0}  # masks do not refine boxes: there are none, or an older file
 
 # %% ../../nbs/core/01_config.ipynb #7b32332a
@@ -480,20 +485,3 @@ def from_dict(
     """
     leaves = {k: tuple(v) if isinstance(v, list) else v for part in current_names(plain).values() for k, v in part.items()}
     return replace_fields(Config(), **leaves)
-
-# %% ../../nbs/core/01_config.ipynb #d7854af7
-def seed_everything(
-    seed: int,  # 0 or more; numpy gets its lowest 32 bits
-) -> None:
-    """Seed Python, numpy and torch.
-
-    Parameters
-    ----------
-    seed : int
-        0 or more; numpy gets its lowest 32 bits
-    """
-    import numpy
-    import torch
-    random.seed(seed)
-    numpy.random.seed(seed % 2**32)  # numpy takes 32 bits
-    torch.manual_seed(seed)

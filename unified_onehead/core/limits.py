@@ -22,7 +22,7 @@ LIMITS = {  # interval -> names of settings
     "[0.1, 16]": ("zoom_min", "zoom_max"),  # below, a view of 32 pixels has hardly one left
     "[0, 64]": ("workers",),
     "[0, 512]": ("threads",),
-    "[0, 1000000]": ("warmup", "cached_views", "replay"),
+    "[0, 1000000]": ("warmup", "cached_views", "replay", "val_every"),
     "[0, 9007199254740992]": ("seed",),  # 2**53: JSON's readers keep it, and a thousand times as much is still a seed of torch's
     "[-1, 9007199254740992]": ("view_seed",),
     "[-1, 1000]": ("frozen_blocks",),

@@ -47,11 +47,28 @@ def stage_names(
     return [f"{k}:{name}" if names.count(name) > 1 else name for k, name in enumerate(names, 1)]
 
 
+def alone_epochs(
+    plan: "list[dict[str, int]]",  # as `parse_stages` gives it
+) -> "dict[str, int]":  # task -> epochs
+    "How long each task is trained in all its stages together."
+    return {task: sum(stage.get(task, 0) for stage in plan) for task in in_turn(*plan)}
+
+
 def tasks_of(
     name: str,  # as `stage_names` gives it
 ) -> "list[str]":
     "The tasks of a stage, read from its name."
     return name.rpartition(":")[2].split("+")
+
+
+def name_of(
+    plan: list,  # of each stage its tasks
+    stage: int,  # counts from 0
+    tasks,  # that it trains
+) -> str:
+    "What a stage is called: as in the plan, or after its tasks where it is not of that plan."
+    planned = stage_names(plan)[stage:stage + 1]
+    return planned[0] if planned and tasks_of(planned[0]) == list(tasks) else "+".join(tasks)
 
 
 def in_turn(

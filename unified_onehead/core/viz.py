@@ -235,16 +235,31 @@ def show_batch(
             ax.set_title(literal(f"{TASK_TITLES[task]}: {classes['cls'][int(batch.categories[i])]}"), fontsize=9)
     return fig
 
+# %% ../../nbs/core/04_viz.ipynb #c1f39b69
+def draw_scores(
+    ax,  # of a stage's loss
+    rows: list,  # of the log, with "val_epoch" and "scores"; none: nothing is drawn
+) -> None:
+    "What validation gave while a stage trained, against an axis on the right from 0 to 1."
+    named = {m: [(r["val_epoch"], r["scores"][m]) for r in rows if r["scores"].get(m) is not None] for m in METRICS.values()}
+    if any(named.values()):
+        right = ax.twinx()
+        for (name, points), dashes in zip(named.items(), ((0, (4, 1)), (0, (2, 1)), (0, (1, 1)))):
+            if points:
+                right.plot(*zip(*points), color="0.45", ls=dashes, marker=".", label=f"{name} on val")
+        right.set(ylim=(0, 1), ylabel="score on val")
+        right.legend(fontsize=7, loc="center right")
+
 # %% ../../nbs/core/04_viz.ipynb #cc894648
 def plot_curves(
-    records: list,  # the log: dicts with "task", "epoch", "loss" and "parts" (term of the loss -> value), one per epoch
+    records: list,  # the log: rows with "task", "epoch", "loss", "parts" (term -> value), or with "task", "val_epoch", "scores"
 ) -> object:  # matplotlib figure, one panel per stage, in the order in which they first appear
-    """Loss and its named terms over the epochs of each stage; rows without a loss are skipped. Raises ValueError for an empty log.
+    """Loss and its named terms over the epochs of each stage; other rows are skipped. Raises ValueError for a log without a loss.
 
     Parameters
     ----------
     records : list
-        the log: dicts with "task", "epoch", "loss" and "parts" (term of the loss -> value), one per epoch
+        the log: rows with "task", "epoch", "loss", "parts" (term -> value), or with "task", "val_epoch", "scores"
 
     Returns
     -------
@@ -253,7 +268,7 @@ def plot_curves(
     """
     import matplotlib.pyplot as plt
 
-    records = [r for r in records if "loss" in r]
+    seen, records = [r for r in records if "val_epoch" in r], [r for r in records if "loss" in r]
     if not records:
         raise ValueError("no log records with a loss: nothing to plot")
     stages = list(dict.fromkeys(r["task"] for r in records))
@@ -268,6 +283,7 @@ def plot_curves(
         ax.set(title=f"stage {k}: {TASK_TITLES.get(stage, stage)}", xlabel="epoch", ylabel="training loss")
         ax.set_ylim(bottom=min(0, *(min(line.get_ydata()) for line in ax.lines)))
         ax.grid(alpha=0.3)
+        draw_scores(ax, [r for r in seen if r["task"] == stage])
         ax.legend(fontsize=7, ncols=2)
     return fig
 

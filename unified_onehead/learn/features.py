@@ -87,6 +87,14 @@ def task_turns(
         turns.append({t: e * n // length for t, n in epochs.items() if (e + 1) * n // length > e * n // length})
     return turns
 
+# %% ../../nbs/learn/05_features.ipynb #274f4653
+def shown_images(plan: list) -> "dict[str, set[int]]":  # task -> indices of training images
+    "Which images a stage's steps show, whatever their source."
+    shown = {}
+    for task, index, _ in (key for steps in plan for step in steps for key in step):
+        shown.setdefault(task, set()).add(index)
+    return shown
+
 # %% ../../nbs/learn/05_features.ipynb #0b166604
 WAIT = 50  # seconds for a loader process to give a batch
 

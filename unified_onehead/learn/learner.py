@@ -6,6 +6,7 @@
 __all__ = ['Learner']
 
 # %% ../../nbs/learn/08_learner.ipynb #4b64bc26
+import copy
 import functools
 import math
 import time
@@ -13,10 +14,10 @@ from collections import Counter
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
-from ..core.config import TASK_TITLES, Config, seed_everything
-from ..core.stages import stage_epochs, stage_names, tasks_of
+from ..core.config import TASK_TITLES, Config
+from ..core.seeds import seed_everything
+from ..core.stages import name_of, stage_epochs
 from ..data.records import Batch
 from ..data.cache import MiniDataset, open_cache
 from ..data.augment import ViewDataset
@@ -26,16 +27,35 @@ from .losses import shown_terms, weighted_sum
 from .guard import Diverged, LastGood, Pieces, Skips, cut, most_images, tell
 from .strategies import Strategy
 from .task import Task
-from .features import Feed, epoch_steps, task_turns
+from .features import Feed, epoch_steps, shown_images, task_turns
+from .evaluate import evaluate_seen
+from .progress import StageBar, log_rows_of, undisturbed
 from .state import Underway, make_accelerator, parameter_groups, rate_factor
 
-# %% ../../nbs/learn/08_learner.ipynb #274f4653
-def shown_images(plan: list) -> "dict[str, set[int]]":  # task -> indices of training images
-    "Which images a stage's steps show, whatever their source."
-    shown = {}
-    for task, index, _ in (key for steps in plan for step in steps for key in step):
-        shown.setdefault(task, set()).add(index)
-    return shown
+# %% ../../nbs/learn/08_learner.ipynb #d0acf606
+def after_epoch(
+    learner,  # a Learner
+    now: Underway,  # its last row is new
+    names: "tuple[str, ...]",  # tasks of the stage
+    bar: StageBar,  # of the stage
+    keep,  # see `Learner.fit_stage`
+) -> None:
+    "Look at val where `val_every` asks for it, log, tell. An error of who is told ends the stage, kept to the epoch."
+    row, every = now.rows[-1], learner.cfg.run.val_every
+    if every and row["epoch"] % every == 0:
+        started = time.perf_counter()
+        with undisturbed(learner.device):
+            scores, _ = evaluate_seen(learner, [name for name in names if name in learner.val_sets], now.needed[2].module)
+        row["val"] = {"scores": scores, "seconds": time.perf_counter() - started}
+    for line in log_rows_of(row):
+        learner.log(line)
+    try:
+        with undisturbed(learner.device):
+            left = learner.told(copy.deepcopy(row))
+    except BaseException:
+        keep(lambda: now.state(learner), True)
+        raise
+    bar.show(row, left)
 
 # %% ../../nbs/learn/08_learner.ipynb #e060c0e8
 class Learner:
@@ -59,6 +79,8 @@ class Learner:
         kept trunk outputs that several learners share; None: this learner's own
     cache : default None
         decoded images that several learners share (a `cache` of another one); None: this learner's own
+    told : default lambda row: ""
+        called with the row of every epoch that is trained here; what it says stands in the progress line
     """
 
     def __init__(
@@ -71,8 +93,9 @@ class Learner:
         log=lambda row: None,  # called with every log row, one per epoch
         store: "dict | None" = None,  # kept trunk outputs that several learners share; None: this learner's own
         cache=None,  # decoded images that several learners share (a `cache` of another one); None: this learner's own
+        told=lambda row: "",  # called with the row of every epoch that is trained here; what it says stands in the progress line
     ):
-        self.net, self.tasks, self.strategy, self.cfg, self.log = net, tasks, strategy, cfg, log
+        self.net, self.tasks, self.strategy, self.cfg, self.log, self.told = net, tasks, strategy, cfg, log, told
         self.accelerator, self.shared, self.store = make_accelerator(cfg), store is not None, {} if store is None else store
         self.device = self.accelerator.device
         self.net.to(self.device)
@@ -107,27 +130,6 @@ class Learner:
         sizes = {name: len(self.train_sets[name]) for name in names}
         turns = task_turns(stage_epochs(self.cfg, names))
         return [epoch_steps(sizes, turn, self.cfg, self.strategy, generator) for turn in turns]
-
-    def stage_name(
-        self,
-        stage: int,  # counts from 0
-        names: "dict[str, int] | tuple[str, ...]",  # its tasks
-    ) -> str:
-        """What the log calls a stage: its name in the strategy's plan, or its tasks where it is not of that plan.
-
-        Parameters
-        ----------
-        stage : int
-            counts from 0
-        names : dict[str, int] | tuple[str, ...]
-            its tasks
-
-        Returns
-        -------
-        str
-        """
-        planned = stage_names(self.strategy.plan())[stage:stage + 1]
-        return planned[0] if planned and tasks_of(planned[0]) == list(names) else "+".join(names)
 
     def make_feed(self) -> Feed:
         "A stage's feed; a new one for every stage, because its teacher is another."
@@ -461,19 +463,18 @@ class Learner:
         """
         now = self.begin_stage(stage, names, seen, saved)
         del saved  # tensors that are not needed again
-        for row in now.rows:
-            self.log(row)
+        for line in (line for row in now.rows for line in log_rows_of(row)):
+            self.log(line)
         feed, plan, rows, last = self.make_feed(), now.plan, now.rows, LastGood(self.net, *now.needed)
         last.gone_back = any("restarted" in row for row in rows)
         feed.recall([steps for epoch in plan[:len(rows)] for steps in epoch])
         title = f"stage {stage + 1} " + "+".join(TASK_TITLES[n] for n in names)
-        bar = tqdm(range(len(rows), len(plan)), title, len(plan), initial=len(rows), unit="epoch", mininterval=2, ncols=110)
+        bar = StageBar(title, len(rows), len(plan))
         for epoch in bar:
             with feed.watching():
                 done = self.try_epoch(feed, plan[epoch], last, epoch / len(plan), f"{title}, epoch {epoch + 1}")
-            rows.append({"stage": stage, "task": self.stage_name(stage, names), "epoch": epoch + 1, **done})
-            bar.set_postfix_str(f"loss {rows[-1]['loss']:.3f}")
-            self.log(rows[-1])
+            rows.append({"stage": stage, "task": name_of(self.strategy.plan(), stage, names), "epoch": epoch + 1, **done})
+            after_epoch(self, now, names, bar, keep)
             if epoch + 1 < len(plan):
                 keep(lambda: now.state(self), False)
         self.net.load_state_dict(now.needed[2].module.state_dict())

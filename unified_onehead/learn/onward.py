@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from ..core.files import InputError
-from ..core.config import TASK_TITLES, TASKS, Config, replace_fields, seed_everything, stage_plan
+from ..core.config import TASK_TITLES, TASKS, Config, replace_fields, stage_plan
+from ..core.seeds import seed_everything
 from ..core.stages import in_turn
 from ..data.records import Minis
 from ..data.layouts import find_mini

@@ -13,7 +13,8 @@ import torch
 
 from ..core.files import InputError
 from ..core.config import Config, stage_plan
-from ..core.stages import in_turn
+from ..core.stages import alone_epochs, in_turn
+from ..core.named import register_named
 from ..model.fusion import channel_blocks
 from ..model.net import OneHead, UnifiedOutput
 from .distill import ReplayMemory, distance
@@ -191,7 +192,7 @@ class Joint(Strategy):
     remedy = None  # on no list of the assignment
 
     def plan(self):
-        return [{task: sum(stage.get(task, 0) for stage in self.stages) for task in in_turn(*self.stages)}]
+        return [alone_epochs(self.stages)]
 
 # %% ../../nbs/learn/02_strategies.ipynb #87c73505
 class Replay(Strategy):
@@ -295,16 +296,13 @@ def unowned_entries(net: OneHead) -> "dict[str, torch.Tensor]":  # parameter nam
 @torch.no_grad()
 def make_triangular(net: OneHead) -> None:
     "Zero what belongs to no task, so that no block reads a later one."
-    unowned = unowned_entries(net)
-    for name, p in net.named_parameters():
-        if name in unowned:
-            p.mul_(~unowned[name])
+    for name, mask in unowned_entries(net).items():
+        net.get_parameter(name).mul_(~mask)
 
 
 def is_triangular(net: OneHead) -> bool:
     "Whether no block reads a later one; a network that shared all channels when it was trained has no such order."
-    unowned = unowned_entries(net)
-    return not any(p[unowned[name]].any() for name, p in net.named_parameters() if name in unowned)
+    return not any(net.get_parameter(name)[mask].any() for name, mask in unowned_entries(net).items())
 
 # %% ../../nbs/learn/02_strategies.ipynb #0fbadae4
 class Isolation(Frozen):
@@ -494,7 +492,7 @@ STRATEGIES = {kind.name: kind for kind in (
 def make_strategy(
     cfg: Config,  # distill.* is read
 ) -> Strategy:
-    "The strategy named in the configuration. Raises InputError for a name that is none."
-    if cfg.distill.strategy not in STRATEGIES:
-        raise InputError(f"strategy={cfg.distill.strategy}: one of {', '.join(STRATEGIES)}.")
+    "The strategy named in the configuration, which may be MODULE:CLASS. Raises InputError for a name that is none."
+    if register_named(cfg.distill.strategy, STRATEGIES, Strategy, "strategy") not in STRATEGIES:
+        raise InputError(f"strategy={cfg.distill.strategy}: one of {', '.join(STRATEGIES)}, or MODULE:CLASS for your own.")
     return STRATEGIES[cfg.distill.strategy](cfg)

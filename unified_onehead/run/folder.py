@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..core.files import InputError, json_value, set_aside, write_atomic
 from ..core.config import MACHINE, Config, to_dict
+from ..core.named import file_word
 from ..data.records import Minis
 from ..data.sources import data_digest
 from ..learn.checkpoint import NotReadableNow, load_model, save_model
@@ -28,7 +29,7 @@ from .claim import OWNER
 # %% ../../nbs/run/01_folder.ipynb #2b8b1459
 def run_name(cfg: Config) -> str:
     "What a run's folder is called: preset, strategy and seed, which people vary most."
-    return f"{cfg.run.preset}-{cfg.distill.strategy}-seed{cfg.run.seed}"
+    return f"{cfg.run.preset}-{file_word(cfg.distill.strategy)}-seed{cfg.run.seed}"
 
 
 def numbered(
@@ -165,9 +166,18 @@ def open_folder(
     return folder
 
 # %% ../../nbs/run/01_folder.ipynb #5b691298
+def is_look(row: dict) -> bool:
+    "Whether a line can be what validation gave while a stage trained."
+    scores = row.get("scores")
+    return (type(row["val_epoch"]) is int and isinstance(row.get("seconds"), (int, float)) and isinstance(scores, dict)
+            and all(value is None or isinstance(value, (int, float)) for value in scores.values()))
+
+
 def is_row(row) -> bool:
     "Whether a line of a log can be one of ours: which stage, and for an epoch its number and its loss."
     if not isinstance(row, dict) or type(row.get("stage")) is not int or not isinstance(row.get("single_task", ""), str):
+        return False
+    if "val_epoch" in row and not is_look(row):
         return False
     return (type(row.get("epoch", 0)) is int and isinstance(row.get("loss", 0.0), (int, float))
             and isinstance(row.get("parts", {}), dict) and isinstance(row.get("task", ""), str))

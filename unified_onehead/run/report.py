@@ -72,6 +72,11 @@ def epochs(records: list) -> list:
     return [r for r in records if "loss" in r and "single_task" not in r]
 
 
+def looked_at(records: list) -> list:
+    "The log rows that say what validation gave while a stage of the sequence trained."
+    return [r for r in records if "val_epoch" in r and "single_task" not in r]
+
+
 def distillation_share(
     records: list,  # the log
 ) -> list:  # one sentence for each stage that had distillation
@@ -142,6 +147,15 @@ def broken_steps(
         lines += [f"Stage {stage_title(stage)}: {'; '.join(words)}."] * bool(words)
     return lines
 
+
+def looks(
+    records: list,  # the log
+) -> list:  # one sentence, or none
+    "That validation was looked at while stages trained, how long that took, and what it was not for."
+    rows = looked_at(records)
+    return [f"While the stages trained, val was evaluated {len(rows)} times ({duration(sum(r['seconds'] for r in rows))}), for "
+            "watching only: no epoch, no setting and no end of a stage was chosen by it."] * bool(rows)
+
 # %% ../../nbs/run/04_report.ipynb #e1cca725
 def section_schedule(
     results: Results,  # the run
@@ -156,7 +170,8 @@ def section_schedule(
         loss = f"{log[0]['loss']:.3f} -> {log[-1]['loss']:.3f}" if log else "-"
         spent = duration(seconds[name]) if name in seconds else "-"
         rows.append([name, given["images"], given["replayed"], len(log), loss, spent])
-    return markdown_table(rows) + "".join(f"\n\n{line}" for line in broken_steps(records))
+    notes = broken_steps(records) + looks(records)
+    return markdown_table(rows) + "".join(f"\n\n{line}" for line in notes)
 
 # %% ../../nbs/run/04_report.ipynb #1afdadfb
 def class_lines(
@@ -317,7 +332,7 @@ def write_report(
     rows, columns = epochs(records), [*METRICS.values()]
     if any("AP50" in row for row in results.matrix.values()):
         columns.insert(columns.index("AP") + 1, "AP50")
-    made = {"curves.png": plot_curves(rows)} if rows else {}
+    made = {"curves.png": plot_curves(rows + looked_at(records))} if rows else {}
     made["matrix.png"] = plot_matrix(results.matrix, columns).figure
     if predictions is not None:
         made["predictions.png"] = predictions

@@ -6,6 +6,7 @@
 __all__ = ['check_images', 'run_assignment', 'run_or_resume']
 
 # %% ../../nbs/run/06_stages.ipynb #3cc315eb
+import contextlib
 import functools
 import itertools
 from dataclasses import replace
@@ -15,8 +16,9 @@ from typing import NamedTuple
 import torch
 
 from ..core.files import InputError, printable, progress
-from ..core.config import IGNORE, METRICS, TASKS, Config, replace_fields, seed_everything, stage_plan
-from ..core.stages import in_turn, stage_epochs, stage_names
+from ..core.config import IGNORE, METRICS, TASKS, Config, replace_fields, stage_plan
+from ..core.seeds import seed_everything
+from ..core.stages import alone_epochs, in_turn, stage_names
 from ..core.tables import duration
 from ..core.viz import show_predictions
 from ..data.records import Minis, mask_values
@@ -38,6 +40,7 @@ from .results import Results, RunState
 from .measure import collect, find_shared
 from .verdict import judge, verdict_table
 from .report import write_report
+from .callbacks import Watch, check_callbacks, run_parts, tracker_names
 from .predict import predict_image
 
 # %% ../../nbs/run/06_stages.ipynb #70f0812b
@@ -107,9 +110,8 @@ def check_images(
 # %% ../../nbs/run/06_stages.ipynb #fd287cbf
 def time_left(learner: Learner, state: RunState) -> str:  # a clause, or nothing after the last stage
     "How long the stages that are left will train, if an image takes as long as in those that are done."
-    plan = learner.strategy.plan()
-    work = {key: sum(n * len(learner.train_sets[task]) for task, n in stage_epochs(learner.cfg, names).items())
-            for key, names in zip(stage_names(plan), plan)}
+    plan, parts = learner.strategy.plan(), run_parts(learner)
+    work = {key: parts[stage][1] for stage, key in enumerate(stage_names(plan))}
     done, left = (sum(n for key, n in work.items() if (key in state.matrix) is there) for there in (True, False))
     seconds = left * sum(state.seconds.values()) / max(1, done)
     return f"; about {duration(seconds)} for the stages that are left" if left else ""
@@ -120,13 +122,21 @@ def shown_scores(scores: "dict[str, float]") -> str:
     return ", ".join(f"{m} {scores[m]:.4f}" for m in METRICS.values() if m in scores)
 
 
+def ask_masks(
+    learner: Learner,
+    known: "tuple[str, ...]",  # tasks that its network has learned, or learns now
+) -> None:
+    "Masks refine boxes where somebody taught them."
+    if "det" in learner.tasks:
+        learner.tasks["det"].masks = tuple(learner.tasks["seg"].classes) if "seg" in known else ()
+
+
 def evaluate_known(
     learner: Learner,
     known: "tuple[str, ...]",  # tasks that its network has learned
 ) -> "tuple[dict, dict]":  # as `evaluate_seen`
-    "Scores of the tasks that the network knows and that have validation images. Masks that nobody taught refine no box."
-    if "det" in learner.tasks:
-        learner.tasks["det"].masks = tuple(learner.tasks["seg"].classes) if "seg" in known else ()
+    "Scores of the tasks that the network knows and that have validation images."
+    ask_masks(learner, known)
     return evaluate_seen(learner, [task for task in known if task in learner.val_sets])
 
 
@@ -139,6 +149,7 @@ def run_stages(
     say=print,  # gets one line of text per stage
     inside: "dict | None" = None,  # stage -> where it was cut, see `Learner.fit_stage`; None: at its beginning
     known: "list[str]" = (),  # tasks that the network has learned before
+    told=lambda stage, task, scores: None,  # called when a stage is evaluated and saved
 ) -> RunState:  # the state, with every stage of the plan
     "Train what is left of the plan; evaluate each stage, and checkpoint it while it trains, before that and after."
     def write(path, **more):
@@ -154,6 +165,7 @@ def run_stages(
         if key in state.matrix:  # finished before the run was cut
             continue
         stored = {t: set(k) for t, k in learner.strategy.memory.kept.items()}
+        ask_masks(learner, seen)
         rows = learner.fit_stage(stage, names, earlier, keep, inside.pop(stage, None))
         state.matrix[key], state.details = evaluate_known(learner, seen)
         state.seconds[key] = round(sum(r["seconds"] for r in rows), 2)
@@ -166,6 +178,7 @@ def run_stages(
         scores = state.matrix[key]
         learner.log({"stage": stage, "task": "evaluation", "scores": scores})
         write(folder / f"stage{stage + 1}.pt")
+        told(stage, key, scores)
         say(f"after stage {stage + 1}: {shown_scores(scores)}   ({state.seconds[key]:.0f} s{time_left(learner, state)})")
     return state
 
@@ -251,17 +264,19 @@ def single_task_runs(
     log,  # gets the rows of every epoch, each with the key `single_task`
     say=print,  # gets one line of text where the disk refuses or a file is damaged
     cache=None,  # decoded images of the run; None: each has its own
+    told=lambda row: "",  # called with the row of every epoch that is trained here, see `Learner`
 ) -> "dict[str, float]":  # metric -> value
     """Train each task of the stages alone, as long as all of its stages together, or find it trained; their metrics. Boxes of the
     detector ask the segmenter's masks."""
-    scores, nets, plan = {}, {}, stage_plan(cfg)
-    for task in (task for task in TASKS if task in in_turn(*plan)):
+    scores, nets, epochs = {}, {}, alone_epochs(stage_plan(cfg))
+    for task in (task for task in TASKS if task in epochs):
         seed_everything(cfg.run.seed)
         nets[task], weights = build_network(cfg, class_counts(minis.classes))
         tasks, strategy = make_tasks(minis.classes, cfg, nets[task].stride), make_strategy(replace_fields(cfg, strategy="naive"))
         learner = Learner(nets[task], tasks, strategy, minis.records, cfg,
-                          lambda row, task=task: log({**row, "single_task": task}), cache=cache)
-        train_alone(learner, {task: sum(stage.get(task, 0) for stage in plan)}, minis, folder, weights["sha256"], say)
+                          lambda row, task=task: log({**row, "single_task": task}), cache=cache,
+                          told=lambda row, task=task: told({**row, "single_task": task}))
+        train_alone(learner, {task: epochs[task]}, minis, folder, weights["sha256"], say)
         asks = task == "det" and "seg" in nets
         if task == "det" and not asks:
             tasks["det"].masks = ()
@@ -300,7 +315,7 @@ def finish(folder: Path, results: Results, learner: Learner, minis: Minis, say) 
     learner.net.eval()
     shown = [r for k in (0, 1) for splits in minis.records.values() for r in splits["val"][k:k + 1]]
     items = [predict_image(learner.net, learner.tasks, r, learner.cfg.data.size, learner.device) for r in shown]
-    rows = [r for r in read_log(folder / "log.jsonl") if "epoch" in r and "single_task" not in r]
+    rows = [r for r in read_log(folder / "log.jsonl") if {"epoch", "val_epoch"} & r.keys() and "single_task" not in r]
     write_report(results, rows, folder, show_predictions(items, minis.classes))
     write_json(folder / "results.json", results.as_dict())  # last: it says that the run is whole, and what is not can be resumed
     drop_slots(folder)
@@ -315,11 +330,12 @@ def run_assignment(
     out: "str | None" = None,  # folder of the run; None picks a new one below runs/
     resume: bool = False,  # go on with an interrupted run
     say=print,  # gets what a person should read, one text per call
+    callbacks: list = (),  # objects with on_epoch, on_stage or on_finish, see `Callback`
 ) -> Results:  # what results.json holds
     """One configuration from its data to the verdict; a run is one call of this, or two where it was interrupted.
 
     Raises InputError for settings, data, weights or a folder that cannot be used, for a checkpoint of another experiment, and
-    for a disk that refuses the final files; each says what to do.
+    for a disk that refuses the final files; each says what to do. What a callback raises ends the run, which can be resumed.
 
     Parameters
     ----------
@@ -331,17 +347,20 @@ def run_assignment(
         go on with an interrupted run
     say : default print
         gets what a person should read, one text per call
+    callbacks : list, default ()
+        objects with on_epoch, on_stage or on_finish, see `Callback`
 
     Returns
     -------
     Results
         what results.json holds
     """
+    callbacks, _ = check_callbacks(callbacks), tracker_names(cfg.run.log_with)
     cfg, say = with_init(cfg), printable(say)
     strategy = make_strategy(cfg)
     minis, net, weights, known = begin_network(cfg)
     folder = open_folder(cfg, out, resume, say)
-    with claimed(folder, say) as renew:
+    with claimed(folder, say) as renew, contextlib.ExitStack() as ends:
         describe_start(minis, net, weights, folder, say)
         log = RunLog(folder / "log.jsonl", say, renew)
         learner = Learner(net, make_tasks(minis.classes, cfg, net.stride), strategy, minis.records, cfg, log)
@@ -352,15 +371,18 @@ def run_assignment(
         shared = find_shared(minis, say)
         check_images(learner, say)
         say(memory_line(learner))
-        state = run_stages(learner, minis, folder, state, say, inside, known)  # all of the training but the single-task runs
-        single = single_task_runs(cfg, minis, folder, log, say, learner.cache) if cfg.run.single_task else {}
+        watch = ends.enter_context(Watch(learner, folder, callbacks))
+        state = run_stages(learner, minis, folder, state, say, inside, known, watch.stage)
+        single = single_task_runs(cfg, minis, folder, log, say, learner.cache, watch.epoch) if cfg.run.single_task else {}
         say("measuring what the report states: the time of a pass and of a whole answer, at two sizes")
         results = collect(learner, minis, weights, state, single, shared)
         path = save_final(learner, minis, weights, folder, state, say)
         say(f"evaluating {path.name} as it was written: it must give the scores of the run again")
         results = replace(results, reproduced=reproduces(path, learner, results.final))
         say("drawing the figures and writing the report")
-        return finish(folder, results, learner, minis, say)
+        results = finish(folder, results, learner, minis, say)
+        watch.tell("on_finish", results)
+        return results
 
 # %% ../../nbs/run/06_stages.ipynb #986c01f0
 class Found(NamedTuple):
@@ -394,6 +416,7 @@ def run_or_resume(
     cfg: Config,  # every setting of the run
     home: "str | Path" = "runs",  # holds the runs' folders
     say=print,  # gets what a person should read, one text per call
+    callbacks: list = (),  # as for `run_assignment`; a run that was finished before calls none
 ) -> "tuple[Path, Results]":  # the run's folder; what its results.json holds
     """For a cell that is run again and again: a finished run of this experiment is read, an interrupted one goes on.
 
@@ -409,6 +432,8 @@ def run_or_resume(
         holds the runs' folders
     say : default print
         gets what a person should read, one text per call
+    callbacks : list, default ()
+        as for `run_assignment`; a run that was finished before calls none
 
     Returns
     -------
@@ -431,6 +456,6 @@ def run_or_resume(
     if not found.finished and wait_for_owner(found.folder, say):
         found = look_into(found.folder, cfg, wanted, say)  # who was there may have finished it
     if not found.finished:
-        return found.folder, run_assignment(cfg, str(found.folder), found.taken, say)
+        return found.folder, run_assignment(cfg, str(found.folder), found.taken, say, callbacks)
     say(f"{found.folder}: finished before, so it is read and not trained again. Another seed, or another folder, trains anew.")
     return found.folder, Results.from_dict(read_results(found.folder))
