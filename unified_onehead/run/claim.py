@@ -96,7 +96,7 @@ def claimed(
     folder: Path,  # of the run; exists
     say=print,  # gets one line of text where the mark there is damaged
 ) -> "Iterator[Callable]":  # a function without arguments that renews the hold
-    """Hold a run's folder while the `with` block runs. Raises InputError (`Taken`) while another process writes there.
+    """Hold a run's folder while the `with` block runs. Raises Taken, an InputError, while another process writes there.
 
     Parameters
     ----------
