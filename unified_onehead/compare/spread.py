@@ -45,8 +45,8 @@ def tried(cell: Cell, out: str, say, pictures: bool) -> bool:
     "Run a cell, as `run_cell` does, unless somebody else trains it; whether it is finished."
     try:
         run_cell(cell, out, say, pictures=pictures)
-    except Taken as error:
-        say(f"{cell.name}: left to another process. {error}")
+    except Taken:
+        say(f"{cell.name}: left to another process.")
         return False
     return True
 

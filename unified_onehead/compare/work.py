@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..core.files import replace_file
+from ..core.files import write_atomic
 from ..run.claim import LOCK, OWNER, claimed, is_running, read_mark, renewing, wait_for_owner
 from ..run.folder import forget_spare, places
 
@@ -34,14 +34,14 @@ def clear(folder: Path) -> None:
 
 
 def drop_other_code(folder: Path, code: str, say) -> None:
-    "Remove checkpoints of other code than that of this hash, and write down this one."
+    "Remove checkpoints of other code than that of this hash, and write down this one. Raises InputError where the disk refuses."
     note, kept = folder / CODE_FILE, places(folder, "*.pt")
-    before = note.read_text(encoding="utf-8") if note.exists() else "unknown"
+    before = note.read_text(encoding="utf-8", errors="replace") if note.exists() else "unknown"
     if kept and before != code:
         say(f"{folder}: was begun with other code ({before}, now {code}); the cell is begun anew.")
         for path in kept:
             path.unlink()
-    replace_file(note, code)
+    write_atomic(note, code)
 
 
 @contextlib.contextmanager
