@@ -30,7 +30,8 @@ from unified_onehead.compare import page as comparison_page  # noqa: E402
 from unified_onehead.compare import tables as comparison  # noqa: E402
 from unified_onehead.compare.experiment import Cell, CellRecord  # noqa: E402
 from unified_onehead.compare.campaign import comparison_cells  # noqa: E402
-from unified_onehead.compare.cells import read_cell, read_cells, run_cell, run_cells  # noqa: E402
+from unified_onehead.compare.cells import read_cell, read_cells, run_cell  # noqa: E402
+from unified_onehead.compare.spread import registered, run_cells  # noqa: E402
 from unified_onehead.compare.tables import rows_of  # noqa: E402
 from unified_onehead.core.config import RENAMED, current_names, preset, replace_fields  # noqa: E402
 from unified_onehead.core.files import InputError, write_atomic  # noqa: E402
@@ -346,7 +347,7 @@ def test_a_strategy_of_the_users_own_is_compared(cfg, tmp_path, monkeypatch):
     paths = run_cells(comparison_cells(cfg, ["naive", "mine"], [0]), tmp_path, say=lambda *_: None)
     assert [p.stem for p in paths] == [Cell(s, cfg).name for s in ("naive", "mine")]
     assert "| mine | " in comparison_page.render_page(read_cells(tmp_path), 2)
-    assert cells_page.registered([Cell("mine", cfg)]) == {"mine": Mine}
+    assert registered([Cell("mine", cfg)]) == {"mine": Mine}
     naive, mine = map(read_cell, paths)
     assert mine.config["distill"]["strategy"] == "mine" and mine.matrix == naive.matrix
     monkeypatch.delitem(STRATEGIES, "mine")

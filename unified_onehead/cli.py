@@ -262,7 +262,7 @@ def parse_seeds(
 
 # %% ../nbs/cli.ipynb #be4224f0
 def do_compare(args: argparse.Namespace) -> int:  # exit code
-    "Train strategies x seeds and write a table and figures; a finished one is not run again, an interrupted one begins anew."
+    "Train strategies x seeds and write a table and figures; a finished one is not run again, an interrupted one goes on."
     cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights, device=args.device)
     seeds, names = parse_seeds(args.seeds), [part.strip() for part in args.strategies.split(",") if part.strip()]
     from unified_onehead.compare.experiment import SYSTEMS

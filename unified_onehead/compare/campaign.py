@@ -18,11 +18,13 @@ from ..core.named import file_word, register_named
 from ..core.viz import plot_matrix
 from ..data.sources import get_minis
 from ..learn.strategies import STRATEGIES, Strategy, make_strategy
+from ..run.claim import one_at_a_time
 from .folds import FOLDS
 from .experiment import SYSTEMS, Cell, CellRecord, check_alike, settled, shown_config
-from .cells import class_values, read_cell, read_cells, run_cells
+from .cells import class_values, read_cell, read_cells
 from .tables import mean_matrix, rows_of, sequences
 from .page import render_page
+from .spread import run_cells
 from .figures import plot_classes, plot_confusion, plot_precision_recall, plot_retention
 
 # %% ../../nbs/compare/08_campaign.ipynb #14429060
@@ -114,9 +116,10 @@ def run_comparison(
     folds: bool = False,  # 5-fold cross-validation in place of the data's own val
     jobs: int = 1,  # processes at a time
     say=print,  # called with lines of text
-) -> Path:  # of table.md
-    """Run what is missing, then write the tables and figures of every cell in the folder. Raises InputError before anything
-    trains: for names, seeds and data that cannot be, and where `cfg` names what every cell has of its own.
+) -> Path:  # of table.md; while other processes train cells of it, it is not written yet
+    """Run what is missing, then write the tables and figures of every cell in the folder. Several calls on one folder share the
+    cells, and the one that finishes last writes the tables. Raises InputError before anything trains: for names, seeds and data
+    that cannot be, and where `cfg` names what every cell has of its own.
 
     Parameters
     ----------
@@ -138,7 +141,7 @@ def run_comparison(
     Returns
     -------
     Path
-        of table.md
+        of table.md; while other processes train cells of it, it is not written yet
     """
     asked, usual = field_table(cfg), field_table()  # no preset sets what DECIDED names
     refuse_decided([f"{key}={asked[key][2]}" for key in DECIDED if asked[key][2] != usual[key][2]])
@@ -146,9 +149,14 @@ def run_comparison(
     make_strategy(settled(cells[0]))
     check_folder(cells, out)
     get_minis(cells[0].cfg)  # data that cannot be read are refused before the first process starts
-    run_cells(cells, out, jobs, say, pictures=True)
-    done = read_cells(out)
-    draw_cells(done, Path(out) / "figures")
-    table = write_atomic(Path(out) / "table.md", "# Comparison\n\n" + render_page(done))
+    table, paths = Path(out) / "table.md", run_cells(cells, out, jobs, say, pictures=True)
+    if len(paths) < len(cells):
+        say(f"{len(paths)} of {len(cells)} cells are finished; other processes are training the rest. The one that finishes last "
+            "writes the tables, and so does this command when it is repeated then.")
+        return table
+    with one_at_a_time(Path(out)):  # two that finish at the same moment
+        done = read_cells(out)
+        draw_cells(done, Path(out) / "figures")
+        write_atomic(table, "# Comparison\n\n" + render_page(done))
     say(f"{len(done)} cells; tables: {table}")
     return table

@@ -4,22 +4,18 @@
 
 # %% auto #0
 __all__ = ['RUNNERS', 'CODE', 'make_learner', 'shared_views', 'forward_macs', 'run_sequence', 'class_values', 'read_cell',
-           'read_cells', 'run_cell', 'run_cells']
+           'read_cells', 'run_cell']
 
 # %% ../../nbs/compare/04_cells.ipynb #a7b8e8d0
 import hashlib
 import json
 import math
 import os
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import replace
-from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -27,7 +23,7 @@ import numpy as np
 import torch
 import unified_onehead
 
-from ..core.files import InputError, json_value, write_atomic
+from ..core.files import InputError, json_value, replace_file, write_atomic
 from ..core.config import METRICS, TASKS, Config, replace_fields
 from ..core.seeds import seed_everything
 from ..core.tables import duration
@@ -35,19 +31,20 @@ from ..data.records import Minis
 from ..data.sources import data_digest, get_minis
 from ..model.net import build_network, class_counts
 from ..model.rules import macs_by_part
-from ..learn.strategies import STRATEGIES, make_strategy
+from ..learn.strategies import make_strategy
 from ..learn.task import make_tasks
 from ..learn.checkpoint import device_name, save_model
 from ..learn.evaluate import BorrowedMasks
 from ..learn.learner import Learner
 from ..run.results import RunState
 from ..run.measure import floors, versions
-from ..run.folder import drop_slots
-from ..run.stages import check_images, run_stages
+from ..run.folder import places
+from ..run.stages import check_images, restore, run_stages, train_alone
 from .folds import fold_minis
 from .experiment import SYSTEMS, Cell, CellRecord, differences, settled, shown_config
 from .statistics import READ, SCORES, bootstrap, scores_of
 from .evidence import best_and_worst, take_evidence
+from .work import at_work, clear
 
 # %% ../../nbs/compare/04_cells.ipynb #ae797e16
 def make_learner(
@@ -146,6 +143,7 @@ def run_sequence(
     show=None,  # called with the learner and the evidence at the end; None: nobody looks
     store: "dict | None" = None,  # trunk outputs that several cells share, see shared_views
     keep: "Path | None" = None,  # a folder: the network after each stage stays there as stage1.pt, stage2.pt, ...
+    work: "Path | None" = None,  # a folder: checkpoints are written there, and those that are there gone on from
 ) -> dict:  # matrix, evidence, and what facts gives: weights, size, cost, time, floors, device
     """A strategy: its stages on one network.
 
@@ -163,6 +161,8 @@ def run_sequence(
         trunk outputs that several cells share, see shared_views
     keep : Path | None, default None
         a folder: the network after each stage stays there as stage1.pt, stage2.pt, ...
+    work : Path | None, default None
+        a folder: checkpoints are written there, and those that are there gone on from
 
     Returns
     -------
@@ -171,10 +171,14 @@ def run_sequence(
     """
     kept_views = len(store or {})
     learner, weights = make_learner(cfg, minis, store)
-    check_images(learner)
-    with tempfile.TemporaryDirectory() if keep is None else nullcontext(keep) as folder:
-        state = run_stages(learner, minis, Path(folder), RunState(), say)
-        drop_slots(Path(folder))
+    with nullcontext(work) if work else tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        found = restore(learner, folder, minis, weights["sha256"], say)
+        state, inside = found or (RunState(start=weights["sha256"]), {})
+        check_images(learner)
+        state = run_stages(learner, minis, folder, state, say, inside)
+        for path in places(folder, "stage*.pt") if keep else ():
+            replace_file(keep / path.name, path.read_bytes())
     evidence = {t: take_evidence(learner.net, learner.tasks[t], learner.val_sets[t], cfg, learner.device, minis.root)
                 for t in TASKS}
     if show:
@@ -189,6 +193,7 @@ def run_single(
     show=None,  # not called: no one learner holds all tasks
     store: "dict | None" = None,  # trunk outputs that several cells share, see shared_views
     keep: "Path | None" = None,  # a folder: the networks stay there as seg.pt, det.pt, cls.pt
+    work: "Path | None" = None,  # a folder: checkpoints are written there, and those that are there gone on from
 ) -> dict:  # matrix, evidence, and what facts gives: weights, size, cost, time, floors, device
     "Three networks of ours, one per task; the detector's boxes are refined with the segmenter's masks."
     learners, evidence, seconds, kept_views = {}, {}, {}, len(store or {})
@@ -197,7 +202,9 @@ def run_single(
         if not learners:
             check_images(learner)
         learners[task] = learner
-        seconds[task] = round(sum(row["seconds"] for row in learner.fit_stage(0, (task,), [])), 2)
+        with nullcontext(work) if work else tempfile.TemporaryDirectory() as folder:
+            rows = train_alone(learner, task, minis, Path(folder), weights["sha256"], say)
+        seconds[task] = round(sum(row["seconds"] for row in rows), 2)
         net = BorrowedMasks(learner.net, learners["seg"].net) if task == "det" else learner.net
         evidence[task] = take_evidence(net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.root)
         if keep:
@@ -355,6 +362,32 @@ def finished(
                          "the file to have it made again.")
     return True
 
+# %% ../../nbs/compare/04_cells.ipynb #393d97be
+def train_cell(
+    cell: Cell,  # as asked for
+    minis: Minis,  # of its fold
+    path: Path,  # of the finished cell
+    work: Path,  # checkpoints are written there, and those that are there gone on from
+    say,  # called with lines of text
+    runner,  # of its system
+    pictures: bool,  # also keep the best and worst predictions as a figure
+    more: dict,  # store and keep, where they are asked for
+) -> None:
+    "Train a cell and write its file. Raises what the runner raises."
+    drawn = {}
+
+    def show(learner, evidence):
+        drawn.update(best_and_worst(learner, evidence, minis))
+
+    if runner in (run_sequence, run_single):  # those from elsewhere know no checkpoints
+        more = {**more, "work": work}
+    made = runner(settled(cell), minis, lambda text: say(f"{cell.name}: {text}"), *([show] if pictures else []), **more)
+    made["data"] = data_digest(minis)
+    write_atomic(path, cell_text(cell_record(cell, made)))
+    for task, figure in drawn.items():
+        write_atomic(path.parent / "figures" / f"{cell.name}-{task}.png", figure)
+        plt.close(figure)
+
 # %% ../../nbs/compare/04_cells.ipynb #5b87c23b
 def run_cell(
     cell: Cell,  # what to run
@@ -366,8 +399,8 @@ def run_cell(
     networks: "str | Path | None" = None,  # a folder: networks of ours stay in NETWORKS/NAME
     redo: bool = False,  # make it again; the old file stays until the new one is whole
 ) -> Path:  # the finished file
-    """Run one cell, or find it finished. Raises InputError, before training, for a system that has no runner, for a cell of
-    other settings or data, and where `out` cannot be written.
+    """Run one cell, go on where it was cut, or find it finished. Raises InputError, before training, for a system that has no
+    runner, for a cell of other settings or data, while another process trains it, and where `out` cannot be written.
 
     Parameters
     ----------
@@ -402,92 +435,16 @@ def run_cell(
         say(f"{cell.name}: finished before")
         return path
 
-    drawn = {}
-
-    def show(learner, evidence):
-        drawn.update(best_and_worst(learner, evidence, minis))
-
     probe = path.with_name(f".{cell.name}-{os.getpid()}.writable")  # cells that begin together write none of each other's files
     write_atomic(probe, "").unlink()  # refused before an hour of training
     started, more = time.perf_counter(), {} if store is None else {"store": store}
     if networks:
         more["keep"] = Path(networks) / cell.name
         more["keep"].mkdir(parents=True, exist_ok=True)
-    made = runners[cell.system](cfg, minis, lambda text: say(f"{cell.name}: {text}"), *([show] if pictures else []), **more)
-    made["data"] = data_digest(minis)
-    write_atomic(path, cell_text(cell_record(cell, made)))
-    for task, figure in drawn.items():
-        write_atomic(path.parent / "figures" / f"{cell.name}-{task}.png", figure)
-        plt.close(figure)
-    say(f"{cell.name}: finished in {duration(time.perf_counter() - started)}")
+    with at_work(path, CODE, say) as folder:
+        again = redo or not finished(path, cell, minis)  # somebody may have finished it since
+        if again:
+            train_cell(cell, minis, path, folder, say, runners[cell.system], pictures, more)
+        clear(folder)
+    say(f"{cell.name}: finished in {duration(time.perf_counter() - started)}" if again else f"{cell.name}: finished before")
     return path
-
-# %% ../../nbs/compare/04_cells.ipynb #a395543f
-def registered(
-    cells: "list[Cell]",  # about to run in other processes
-) -> "dict[str, type]":  # name -> strategy, of those that the cells use
-    "Strategies that another process has to know. Raises InputError for one that it could not import."
-    used = {c.system: STRATEGIES[c.system] for c in cells if c.system in STRATEGIES}
-    for name, kind in used.items():
-        if kind.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
-            raise InputError(f"strategy {name}: its class {kind.__name__} is defined in a notebook or at the prompt, where other "
-                             "processes cannot import it. Put it into a module, or take one job.")
-    return used
-
-
-def register(strategies: "dict[str, type]") -> None:
-    "What a new process does first."
-    STRATEGIES.update(strategies)
-
-# %% ../../nbs/compare/04_cells.ipynb #d77315b8
-def run_cells(
-    cells: "list[Cell]",  # what to run
-    out: "str | Path",  # folder of the cells
-    jobs: int = 1,  # processes at a time
-    say=print,  # called with lines of text; other processes print theirs
-    pictures: bool = False,  # also keep the best and worst predictions as figures
-) -> "list[Path]":  # the finished files, in the order of `cells`
-    """Run what is missing. After the first failure nothing begins; what is finished stays. Raises InputError for less than one
-    job, a finished cell of other settings, and a strategy that other processes cannot import.
-
-    Parameters
-    ----------
-    cells : list[Cell]
-        what to run
-    out : str | Path
-        folder of the cells
-    jobs : int, default 1
-        processes at a time
-    say : default print
-        called with lines of text; other processes print theirs
-    pictures : bool, default False
-        also keep the best and worst predictions as figures
-
-    Returns
-    -------
-    list[Path]
-        the finished files, in the order of `cells`
-    """
-    for cell in cells:
-        path = Path(out) / f"{cell.name}.json"
-        if path.is_file():  # refused before anything is trained
-            finished(path, cell, fold_minis(get_minis(settled(cell)), settled(cell), cell.fold))
-    if jobs < 1:
-        raise InputError(f"jobs={jobs}: must be at least 1.")
-    if jobs == 1:
-        return [run_cell(cell, out, say, pictures=pictures) for cell in cells]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    shared = [replace(c, cfg=replace_fields(c.cfg, threads=c.cfg.run.threads or threads)) for c in cells]
-    own = registered(cells)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=register, initargs=(own,)) as workers:
-        running = [workers.submit(run_cell, cell, str(out), print, pictures=pictures) for cell in shared]
-        try:
-            for future in wait(running, return_when=FIRST_EXCEPTION).done:
-                future.result()  # raises what failed, whichever cell it was
-            return [future.result() for future in running]
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):  # Ctrl-C in a terminal reaches them by itself, other signals do not
-                for process in active_children():
-                    process.terminate()
-            workers.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,13 +86,17 @@ def one_at_a_time(folder: Path) -> Iterator[None]:  # a context manager; the blo
             stack.enter_context(locked(folder / LOCK))
         yield
 
+# %% ../../nbs/run/00_claim.ipynb #cb83f6aa
+class Taken(InputError):
+    "Another process writes there now."
+
 # %% ../../nbs/run/00_claim.ipynb #6ae634ba
 @contextlib.contextmanager
 def claimed(
     folder: Path,  # of the run; exists
     say=print,  # gets one line of text where the mark there is damaged
 ) -> "Iterator[Callable]":  # a function without arguments that renews the hold
-    """Hold a run's folder while the `with` block runs. Raises InputError while another process writes there.
+    """Hold a run's folder while the `with` block runs. Raises Taken, an InputError, while another process writes there.
 
     Parameters
     ----------
@@ -116,9 +121,9 @@ def claimed(
         if mark is None and path.exists():  # half a file, or somebody's hand
             say(f"{path}: is damaged. {set_aside(path)} Whether another process writes there cannot be told.")
         if mark and is_running(mark):
-            raise InputError(f"output {folder}: another process writes there (on {mark['host']}, last seen "
-                             f"{abs(mark['age']):.0f} s ago). Stop it; or, if its machine is gone, wait until that is {FRESH} s "
-                             "ago; or give another folder.")
+            raise Taken(f"output {folder}: another process writes there (on {mark['host']}, last seen "
+                        f"{abs(mark['age']):.0f} s ago). Stop it; or, if its machine is gone, wait until that is {FRESH} s "
+                        "ago; or give another folder.")
         renew()
     try:
         yield renew
@@ -128,6 +133,27 @@ def claimed(
             if all(found.get(key) == own[key] for key in ("host", "space", "pid")):  # somebody else's stays
                 path.unlink()
                 (folder / LOCK).unlink(missing_ok=True)
+
+# %% ../../nbs/run/00_claim.ipynb #dfa43a16
+@contextlib.contextmanager
+def renewing(
+    renew,  # as `claimed` gives it
+    seconds: float = FRESH / 10,  # between two signs of life
+) -> Iterator[None]:  # a context manager; the block gets no value
+    "Renew the hold on a folder again and again while the `with` block runs, whatever it does."
+    over = threading.Event()
+
+    def beat():
+        while not over.wait(seconds):
+            renew()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 # %% ../../nbs/run/00_claim.ipynb #94953c66
 def wait_for_owner(
