@@ -21,12 +21,14 @@ from ..data.cache import MiniDataset, open_cache
 from ..data.augment import ViewDataset
 from ..model.backbone import freeze_norm
 from ..model.net import OneHead, UnifiedOutput
+from .processes import (
+    agreed, average_gradients, check_shares, is_main, joined, level, own_keys, process_count, share_norms, shared_steps)
 from .losses import shown_terms, weighted_sum
 from .guard import Diverged, LastGood, Pieces, Skips, cut, most_images, tell
 from .strategies import Strategy
 from .task import Task
 from .features import Feed, epoch_steps, task_turns
-from .state import Underway, make_accelerator, parameter_groups, rate_factor
+from .state import Underway, make_accelerator, parameter_groups, rate_factor, try_compile
 
 # %% ../../nbs/learn/08_learner.ipynb #274f4653
 def shown_images(plan: list) -> "dict[str, set[int]]":  # task -> indices of training images
@@ -75,6 +77,8 @@ class Learner:
         self.accelerator, self.shared, self.store = make_accelerator(cfg), store is not None, {} if store is None else store
         self.device = self.accelerator.device
         self.net.to(self.device)
+        share_norms(self.net)
+        self.outputs = self.make_outputs()
         side = round(cfg.data.size * cfg.train.zoom_max)  # the largest view still has real pixels
         self.cache = cache or open_cache(cfg)  # one budget for all sets
         self.train_sets = {t: MiniDataset(s["train"], side, cache=self.cache) for t, s in records.items() if s.get("train")}
@@ -106,6 +110,13 @@ class Learner:
         sizes = {name: len(self.train_sets[name]) for name in names}
         turns = task_turns({name: getattr(self.cfg.train, f"epochs_{name}") for name in names})
         return [epoch_steps(sizes, turn, self.cfg, self.strategy, generator) for turn in turns]
+
+    def make_outputs(self):  # the trunk's output -> UnifiedOutput
+        "The part of the network that learns, compiled where the settings say so. Raises InputError where that does not work."
+        if not self.cfg.train.compile:
+            return self.net.from_trunk
+        try_compile(self.device)
+        return torch.compile(self.net.from_trunk)
 
     def make_feed(self) -> Feed:
         "A stage's feed; a new one for every stage, because its teacher is another."
@@ -144,9 +155,9 @@ class Learner:
 
     def step_losses(
         self,
-        feats: list,  # the trunk's output for the batch
+        feats: list,  # the trunk's output for the batch; of several processes, for this one's share of it
         batch: Batch,  # images of one or several tasks with their labels
-        targets: "UnifiedOutput | None",  # the teacher's outputs for the batch
+        targets: "UnifiedOutput | None",  # the teacher's outputs for the same images as `feats`
         progress: float,  # of the stage, 0..1
     ) -> "dict[str, torch.Tensor]":  # name -> scalar
         """All loss terms of a step; terms of the strategy come weighted, and each task counts by its share of the images.
@@ -154,11 +165,11 @@ class Learner:
         Parameters
         ----------
         feats : list
-            the trunk's output for the batch
+            the trunk's output for the batch; of several processes, for this one's share of it
         batch : Batch
             images of one or several tasks with their labels
         targets : UnifiedOutput | None
-            the teacher's outputs for the batch
+            the teacher's outputs for the same images as `feats`
         progress : float
             of the stage, 0..1
 
@@ -168,7 +179,8 @@ class Learner:
             name -> scalar
         """
         with self.accelerator.autocast():
-            output = self.net.from_trunk(feats)
+            output = self.outputs(feats)
+        output, targets = (joined(part, len(batch.tasks)) for part in (output, targets))
         terms, most = {}, most_images(batch)
         for name, task in self.tasks.items():
             share = batch.tasks.count(name) / most
@@ -216,10 +228,12 @@ class Learner:
             if pieces > 1:  # each counts by its share of the images, so that a cut step is the same step
                 share = most_images(part[2]) / most_images(batch)
                 terms = {name: share * value for name, value in terms.items()}
+            terms = level(terms)
             loss = weighted_sum(terms, weights)
             self.accelerator.backward(loss)
             for name, value in {**terms, "loss": loss}.items():
                 sums[name] = sums.get(name, 0) + value.detach()
+        average_gradients(self.net)
         return sums
 
     def check_gradient(
@@ -282,10 +296,10 @@ class Learner:
         self.net.train()
         trained = [p for p in self.net.parameters() if p.requires_grad]
         sums, started, images, skips = {}, time.perf_counter(), 0, Skips(self.net, average.module, len(steps))
-        for feats, targets, batch in feed.epoch(steps):
+        for feats, targets, batch in shared_steps(feed, steps):
             try:
                 step = functools.partial(self.backward, feats, targets, batch, progress, optimizer)
-                terms = self.pieces.run(step, len(batch.tasks))
+                terms = self.pieces.run(step, len(batch.tasks)) if process_count() == 1 else step(1)
                 self.accelerator.unscale_gradients(optimizer)  # fp16 multiplies the loss; a strategy must see the gradient itself
                 self.strategy.after_backward(self.net)
                 norm = torch.nn.utils.clip_grad_norm_(trained, self.cfg.train.clip)
@@ -402,6 +416,7 @@ class Learner:
         if stage:
             freeze_norm(self.net.backbone)  # statistics learned in stage 1 must not follow the images of later stages
         plan = saved["plan"] if saved else self.plan(names, generator)
+        agreed(lambda: check_shares(plan))
         self.count_shown(plan, names)
         now = Underway(stage, begin, plan, generator, self.make_optimizer(sum(map(len, plan)), stage))
         if saved:
@@ -443,9 +458,10 @@ class Learner:
             self.log(row)
         feed, plan, rows, last = self.make_feed(), now.plan, now.rows, LastGood(self.net, *now.needed)
         last.gone_back = any("restarted" in row for row in rows)
-        feed.recall([steps for epoch in plan[:len(rows)] for steps in epoch])
+        feed.recall([own_keys(keys) for epoch in plan[:len(rows)] for keys in epoch])
         title = f"stage {stage + 1} " + "+".join(TASK_TITLES[n] for n in names)
-        bar = tqdm(range(len(rows), len(plan)), title, len(plan), initial=len(rows), unit="epoch", mininterval=2, ncols=110)
+        bar = tqdm(range(len(rows), len(plan)), title, len(plan), initial=len(rows), unit="epoch", mininterval=2, ncols=110,
+                   disable=not is_main())
         for epoch in bar:
             with feed.watching():
                 done = self.try_epoch(feed, plan[epoch], last, epoch / len(plan), f"{title}, epoch {epoch + 1}")
