@@ -63,7 +63,8 @@ tried there for the specialists (`benchmarks/specialists.py`), whose recipes are
 the presets cost (`--runs`). `results/speed/`, `results/export/` and `results/serve/` are what an answer takes, what exported
 files answer, and a server under load (`benchmarks/speed.py`, `parity.py`, `serve_load.py`). `results/estimate/` is a bound
 from below for the preset `t4` on a T4, computed from counted operations and marked as an estimate
-(`benchmarks/t4_estimate.py`); no T4 was measured.
+(`benchmarks/t4_estimate.py`); no T4 was measured. `results/scaling/` is a step in one process and in two, measured, and on
+several GPUs, computed (`benchmarks/scaling.py`).
 """
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import distributed, nn
 
 from ..core.files import InputError
+from ..core.config import IGNORE
 from ..data.records import Batch
 
 # %% ../../nbs/learn/00_processes.ipynb #d9053aab
@@ -163,6 +164,18 @@ def same_there(
     return replace(light, masks=light.masks.to(torch.uint8))
 
 
+def merged(
+    parts: list,  # a Batch of each process
+) -> Batch:  # of all of them, without pixels
+    "The labels of a whole step."
+    size = max(part.masks.shape[1:] for part in parts)  # a share without masks need not know their size
+    masks = [part.masks if part.masks.shape[1:] == size else part.masks.new_full((len(part.tasks), *size), IGNORE)
+             for part in parts]
+    lists = {name: [value for part in parts for value in getattr(part, name)] for name in ("tasks", "boxes", "labels", "crowd")}
+    categories = torch.cat([part.categories for part in parts])
+    return Batch(images=parts[0].images, masks=torch.cat(masks), categories=categories, **lists)
+
+
 def shared_steps(
     feed,  # a Feed
     steps: list,  # keys of every step
@@ -181,10 +194,7 @@ def shared_steps(
     for _ in steps:
         mine = []
         parts = gathered(take)
-        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("images", "masks", "categories")}
-        lists = {name: [value for part in parts for value in getattr(part, name)]
-                 for name in ("tasks", "boxes", "labels", "crowd")}
-        yield mine[0], mine[1], Batch(**tensors, **lists).to(feed.device)
+        yield mine[0], mine[1], merged(parts).to(feed.device)
 
 # %% ../../nbs/learn/00_processes.ipynb #e26fb647
 class Joined(torch.autograd.Function):
@@ -220,12 +230,12 @@ def joined(
 def level(
     terms: "dict[str, torch.Tensor]",  # name -> scalar
 ) -> "dict[str, torch.Tensor]":
-    "The same terms; one that is not finite in any process is not finite in all, so that they leave the step out together."
-    if process_count() == 1 or not terms:
+    "The same terms, and one that is not finite where another process has such a one: they leave the step out together."
+    if process_count() == 1:
         return terms
-    sums = torch.stack([value.detach().float() for value in terms.values()])
-    distributed.all_reduce(sums)
-    return {name: value + 0 * total for (name, value), total in zip(terms.items(), sums)}
+    own = sum(value.detach().float() for value in terms.values())
+    distributed.all_reduce(total := own.clone())
+    return {**terms, "another process": total} if own.isfinite() and not total.isfinite() else terms
 
 
 @torch.no_grad()
