@@ -65,7 +65,9 @@ files answer, and a server under load (`benchmarks/speed.py`, `parity.py`, `serv
 from below for the preset `t4` on a T4, computed from counted operations and marked as an estimate
 (`benchmarks/t4_estimate.py`); no T4 was measured. `results/kills/` is what became of runs that were
 killed at random moments (`benchmarks/kills.py`), `results/avalanche/` a strategy of ours as a plugin of Avalanche
-(`examples/avalanche_plugin.py`).
+(`examples/avalanche_plugin.py`), `results/scaling/` a step in one process and in two, measured,
+and on several GPUs, computed (`benchmarks/scaling.py`), `results/onward/` a network that learned a third task later
+(`benchmarks/onward.py`).
 """
 
 

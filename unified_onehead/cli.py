@@ -382,6 +382,23 @@ def stoppable():  # a context manager
         for number, before in replaced.items():
             signal.signal(number, before)
 
+# %% ../nbs/cli.ipynb #d1cba9fb
+def refuse_launcher(args: argparse.Namespace, name: str) -> None:
+    "Raises InputError where a launcher has started a command several times that works alone."
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and args.command is not do_run:
+        raise InputError(f"{name}: works in one process, and a launcher has started several. Start it without one.")
+
+
+def speaks(
+    error: InputError,  # that ends this process
+) -> bool:
+    "Whether this process says an error: of several, one of those that have it."
+    if getattr(error, "told", False):  # all of them agreed on it
+        return os.environ.get("RANK", "0") == "0"
+    torch = sys.modules.get("torch")
+    met = torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()
+    return met or os.environ.get("LOCAL_RANK", "0") == "0"  # before they meet, each finds the same
+
 # %% ../nbs/cli.ipynb #4ea100db
 def exit_code(
     command,  # what a program does; returns its exit code, or nothing where all went well
@@ -403,7 +420,8 @@ def exit_code(
     try:
         return command() or 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if speaks(error):
+            print(f"error: {error}", file=sys.stderr)
         return 2
 
 
@@ -426,6 +444,7 @@ def main(
 
     def call():
         args = parse(argv)
+        refuse_launcher(args, argv[0])
         return args.command(args)
 
     try:
@@ -436,7 +455,8 @@ def main(
         kept = argv[0] in ("run", "compare", "data")  # others begin anew
         text = "\nstopped; to go on: unified-onehead " if kept else "\nstopped; to begin again: unified-onehead "
         with contextlib.suppress(OSError):  # a terminal that is gone
-            print(text + shlex.join(again), file=sys.stderr, flush=True)
+            if os.environ.get("RANK", "0") == "0":  # of several processes, one
+                print(text + shlex.join(again), file=sys.stderr, flush=True)
         return 128 + getattr(error, "number", signal.SIGINT)
 
 # %% ../nbs/cli.ipynb #7a09e5cb

@@ -157,7 +157,9 @@ class TrainConfig:
     ema : float, default 0.99
         decay of the averaged weights that are evaluated and handed on; 0 switches it off
     precision : str, default "no"
-        no | fp16 | bf16, as accelerate names them
+        no | fp16 | bf16, as accelerate names them; fp16 needs a GPU
+    compile : bool, default False
+        torch.compile's code for the network that learns; a CPU needs a C++ compiler for it
     cached_views : int, default 0
         fixed views per image whose trunk output is kept; 0 draws a new view every epoch
     cached_views_on : str, default "auto"
@@ -181,7 +183,8 @@ class TrainConfig:
     warmup: int = 30  # steps of linear warm-up in every stage
     clip: float = 10.0  # global gradient norm is clipped here
     ema: float = 0.99  # decay of the averaged weights that are evaluated and handed on; 0 switches it off
-    precision: str = "no"  # no | fp16 | bf16, as accelerate names them
+    precision: str = "no"  # no | fp16 | bf16, as accelerate names them; fp16 needs a GPU
+    compile: bool = False  # torch.compile's code for the network that learns; a CPU needs a C++ compiler for it
     cached_views: int = 0  # fixed views per image whose trunk output is kept; 0 draws a new view every epoch
     cached_views_on: str = "auto"  # ram | disk | auto (0.5 GB in memory, the rest in a file); changes time and memory, no result
     view_seed: int = -1  # seeds the views; -1: the run's seed
@@ -300,8 +303,8 @@ RENAMED = {  # name in older files -> name today
     **{name: f"loss_{name}" for name in ("box", "conf", "det_cls", "seg_ce", "seg_dice")}}
 
 # %% ../../nbs/core/01_config.ipynb #8c1be722
-MACHINE = ("root", "synthetic_dir", "init", "device", "threads", "workers", "cache", "cache_gb", "cached_views_on",
-           "checkpoint_minutes", "val_every", "log_with")  # of a machine or its user, not of an experiment
+MACHINE = ("root", "synthetic_dir", "init", "device", "threads", "workers", "cache", "cache_gb", "compile",
+           "cached_views_on", "checkpoint_minutes", "val_every", "log_with")  # of a machine or its user, not of an experiment
 BOXES_ALONE = {"mask_score_weight": 0.0, "mask_box_weight": 0.0}  # masks do not refine boxes: there are none, or an older file
 
 # %% ../../nbs/core/01_config.ipynb #7b32332a

@@ -7,14 +7,20 @@ __all__ = ['evaluate_task', 'evaluate_seen', 'BorrowedMasks']
 
 # %% ../../nbs/learn/07_evaluate.ipynb #dc6ba36e
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from ..data.cache import MiniDataset
 
 from ..data.records import collate_bytes
 from ..data.augment import LetterboxDataset
 from ..model.net import OneHead, UnifiedOutput
+from .processes import gathered, process_count, process_index
 from .task import Task
+
+# %% ../../nbs/learn/07_evaluate.ipynb #a2a9f2ea
+def on_cpu(prediction):
+    "A tensor, or a tuple of them, as it travels to other processes."
+    return prediction.cpu() if isinstance(prediction, torch.Tensor) else type(prediction)(*map(on_cpu, prediction))
 
 # %% ../../nbs/learn/07_evaluate.ipynb #c3f6725c
 @torch.no_grad()
@@ -50,12 +56,24 @@ def evaluate_task(
     """
     net.eval()
     metric = task.metric(dataset.records)
-    loader = DataLoader(LetterboxDataset(dataset, size), batch_size=batch_size, collate_fn=collate_bytes)
-    for batch in loader:
-        output = net(batch.to(device).images)
-        for i, sample in enumerate(batch.samples):
-            task.update(metric, task.predict(output, i, sample, size), sample.record)
+    batches = list(BatchSampler(range(len(dataset)), batch_size, False))
+    own = batches[process_index()::process_count()]  # whole batches: each is rounded as in one process
+
+    def answers():  # of this process's batches
+        for batch in DataLoader(LetterboxDataset(dataset, size), batch_sampler=own, collate_fn=collate_bytes):
+            output = net(batch.to(device).images)
+            yield [(task.predict(output, i, sample, size), sample.record) for i, sample in enumerate(batch.samples)]
+
+    if process_count() > 1:  # every process feeds its metric with the answers of all, in their order
+        parts = gathered(lambda: [[(on_cpu(found), record) for found, record in batch] for batch in answers()])
+        found = [parts[k % len(parts)][k // len(parts)] for k in range(len(batches))]
+    else:
+        found = answers()
+    for batch in found:
+        for prediction, record in batch:
+            task.update(metric, prediction, record)
     return metric
+
 
 
 def evaluate_seen(

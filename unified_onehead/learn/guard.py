@@ -15,15 +15,19 @@ from tqdm import tqdm
 from ..core.files import InputError, one_line
 from ..core.weights import broken_values
 from ..data.records import Batch
+from .processes import is_main
 
 # %% ../../nbs/learn/04_guard.ipynb #78dac49d
 def tell(words: str) -> None:
-    "One line on standard error, above the bar of progress."
-    tqdm.write(one_line(words), file=sys.stderr)
+    "One line on standard error, above the bar of progress; of several processes the main one says it."
+    if is_main():
+        tqdm.write(one_line(words), file=sys.stderr)
 
 # %% ../../nbs/learn/04_guard.ipynb #49bf0720
 class Diverged(InputError, FloatingPointError):
     "Training cannot go on: the loss stayed not finite. The message holds its terms."
+
+    told = True  # of several processes each has this error: the main one prints it
 
 
 IN_A_ROW = 5  # skipped steps after which the weights are taken for broken

@@ -23,6 +23,8 @@ from ..data.cache import MiniDataset, open_cache
 from ..data.augment import ViewDataset
 from ..model.backbone import freeze_norm
 from ..model.net import OneHead, UnifiedOutput
+from .processes import (
+    agreed, average_gradients, check_shares, is_main, joined, level, own_keys, process_count, share_norms, shared_steps)
 from .losses import shown_terms, weighted_sum
 from .guard import Diverged, LastGood, Pieces, Skips, cut, most_images, tell
 from .strategies import Strategy
@@ -30,7 +32,8 @@ from .task import Task
 from .features import Feed, epoch_steps, shown_images, task_turns
 from .evaluate import evaluate_seen
 from .progress import StageBar, log_rows_of, undisturbed
-from .state import Underway, make_accelerator, parameter_groups, rate_factor
+from .state import Underway, make_accelerator, learning_part, parameter_groups, rate_factor
+
 
 # %% ../../nbs/learn/08_learner.ipynb #d0acf606
 def after_epoch(
@@ -99,6 +102,8 @@ class Learner:
         self.accelerator, self.shared, self.store = make_accelerator(cfg), store is not None, {} if store is None else store
         self.device = self.accelerator.device
         self.net.to(self.device)
+        share_norms(self.net)
+        self.outputs = learning_part(self.net, cfg, self.device)
         side = round(cfg.data.size * cfg.train.zoom_max)  # the largest view still has real pixels
         self.cache = cache or open_cache(cfg)  # one budget for all sets
         self.train_sets = {t: MiniDataset(s["train"], side, cache=self.cache) for t, s in records.items() if s.get("train")}
@@ -168,9 +173,9 @@ class Learner:
 
     def step_losses(
         self,
-        feats: list,  # the trunk's output for the batch
+        feats: list,  # the trunk's output for the batch; of several processes, for this one's share of it
         batch: Batch,  # images of one or several tasks with their labels
-        targets: "UnifiedOutput | None",  # the teacher's outputs for the batch
+        targets: "UnifiedOutput | None",  # the teacher's outputs for the same images as `feats`
         progress: float,  # of the stage, 0..1
     ) -> "dict[str, torch.Tensor]":  # name -> scalar
         """All loss terms of a step; terms of the strategy come weighted, and each task counts by its share of the images.
@@ -178,11 +183,11 @@ class Learner:
         Parameters
         ----------
         feats : list
-            the trunk's output for the batch
+            the trunk's output for the batch; of several processes, for this one's share of it
         batch : Batch
             images of one or several tasks with their labels
         targets : UnifiedOutput | None
-            the teacher's outputs for the batch
+            the teacher's outputs for the same images as `feats`
         progress : float
             of the stage, 0..1
 
@@ -192,7 +197,8 @@ class Learner:
             name -> scalar
         """
         with self.accelerator.autocast():
-            output = self.net.from_trunk(feats)
+            output = self.outputs(feats)
+        output, targets = (joined(part, len(batch.tasks)) for part in (output, targets))
         terms, most = {}, most_images(batch)
         for name, task in self.tasks.items():
             share = batch.tasks.count(name) / most
@@ -240,10 +246,12 @@ class Learner:
             if pieces > 1:  # each counts by its share of the images, so that a cut step is the same step
                 share = most_images(part[2]) / most_images(batch)
                 terms = {name: share * value for name, value in terms.items()}
+            terms = level(terms)
             loss = weighted_sum(terms, weights)
             self.accelerator.backward(loss)
             for name, value in {**terms, "loss": loss}.items():
                 sums[name] = sums.get(name, 0) + value.detach()
+        average_gradients(self.net)
         return sums
 
     def check_gradient(
@@ -306,10 +314,10 @@ class Learner:
         self.net.train()
         trained = [p for p in self.net.parameters() if p.requires_grad]
         sums, started, images, skips = {}, time.perf_counter(), 0, Skips(self.net, average.module, len(steps))
-        for feats, targets, batch in feed.epoch(steps):
+        for feats, targets, batch in shared_steps(feed, steps):
             try:
                 step = functools.partial(self.backward, feats, targets, batch, progress, optimizer)
-                terms = self.pieces.run(step, len(batch.tasks))
+                terms = self.pieces.run(step, len(batch.tasks)) if process_count() == 1 else step(1)
                 self.accelerator.unscale_gradients(optimizer)  # fp16 multiplies the loss; a strategy must see the gradient itself
                 self.strategy.after_backward(self.net)
                 norm = torch.nn.utils.clip_grad_norm_(trained, self.cfg.train.clip)
@@ -426,6 +434,7 @@ class Learner:
         if seen:
             freeze_norm(self.net.backbone)  # statistics that the first stage learned must not follow the images of later ones
         plan = saved["plan"] if saved else self.plan(names, generator)
+        agreed(lambda: check_shares(plan))
         self.count_shown(plan, names)
         now = Underway(stage, begin, plan, generator, self.make_optimizer(sum(map(len, plan)), stage))
         if saved:
@@ -467,9 +476,9 @@ class Learner:
             self.log(line)
         feed, plan, rows, last = self.make_feed(), now.plan, now.rows, LastGood(self.net, *now.needed)
         last.gone_back = any("restarted" in row for row in rows)
-        feed.recall([steps for epoch in plan[:len(rows)] for steps in epoch])
+        feed.recall([own_keys(keys) for epoch in plan[:len(rows)] for keys in epoch])
         title = f"stage {stage + 1} " + "+".join(TASK_TITLES[n] for n in names)
-        bar = StageBar(title, len(rows), len(plan))
+        bar = StageBar(title, len(rows), len(plan), shown=is_main())
         for epoch in bar:
             with feed.watching():
                 done = self.try_epoch(feed, plan[epoch], last, epoch / len(plan), f"{title}, epoch {epoch + 1}")

@@ -27,18 +27,19 @@ class StageBar:
         done: int,  # epochs that are trained already
         total: int,  # epochs of the stage
         file=None,  # where it is drawn; None: standard error
+        shown: bool = True,  # False: another process draws it
     ):
         file = file or sys.stderr
-        self.live = file.isatty()
-        self.bar = tqdm(total=total, desc=title, initial=done, unit="epoch", file=file, ncols=110, miniters=1,
+        self.live, self.epochs, self.since = file.isatty(), range(done, total), time.time()
+        self.bar = tqdm(total=total, desc=title, initial=done, unit="epoch", file=file, ncols=110, miniters=1, disable=not shown,
                         mininterval=2 if self.live else 5)
 
     def __iter__(self) -> Iterator[int]:
         with self.bar:
-            for epoch in range(self.bar.initial, self.bar.total):
+            for epoch in self.epochs:
                 yield epoch
                 if not self.live:
-                    self.bar.mininterval = max(5.0, (time.time() - self.bar.start_t) / 10)
+                    self.bar.mininterval = max(5.0, (time.time() - self.since) / 10)
                 self.bar.update()
 
     def show(

@@ -8,20 +8,66 @@ __all__ = ['make_accelerator', 'parameter_groups']
 # %% ../../nbs/learn/07_state.ipynb #3d640d2e
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
-from ..core.config import Config
+from ..core.files import InputError, one_line
+from ..core.config import PRESETS, Config
 from ..model.net import OneHead
+from .processes import WAIT, check_place
 from .checkpoint import pick_device, random_states, set_random_states, without_copies
+
+# %% ../../nbs/learn/07_state.ipynb #aa0b0adb
+def usable_precision(
+    cfg: Config,  # run.preset and train.precision are read
+    device: torch.device,  # that computes
+) -> "tuple[str, str]":  # what it will be, as accelerate names it; a sentence where that is not what the settings say
+    "A preset gives way to the machine. Raises InputError where a person asked for what the device does not compute."
+    wanted, preset = cfg.train.precision, PRESETS.get(cfg.run.preset, {}).get("precision")
+    why = {("cpu", "fp16"): "a CPU does not train with it", ("mps", "fp16"): "it was never tried on MPS",
+           ("mps", "bf16"): "it was never tried on MPS"}.get((device.type, wanted), "")
+    if device.type == "cuda" and wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        why = f"{torch.cuda.get_device_name(device)} only emulates it, which is slow; precision=fp16 is meant for it"
+    if why and wanted != preset:
+        more = " A run that was begun so goes on with precision=no, which it was." * (device.type == "cpu")
+        raise InputError(f"precision={wanted}: {why}. Take precision=no{' or bf16' * (device.type == 'cpu')}.{more}")
+    return ("no", f"precision={wanted}, as the preset has it: {why}; computing in 32 bits") if why else (wanted, "")
+
+
+def try_compile(
+    device: torch.device,  # that computes
+) -> None:
+    "Raises InputError with the reason where torch.compile does not work: a compiler is missing, or it does not know this Python."
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
+    except Exception as error:  # of whatever is missing; each part has errors of its own
+        reason = next((line for line in map(str.strip, str(error).splitlines()) if line), type(error).__name__)
+        raise InputError(f"compile=true: torch.compile does not work here ({one_line(reason)[:200]}). On a CPU it needs a C++ "
+                         "compiler, such as g++, on a GPU Triton. Install it, or leave compile out: results are the same to "
+                         "rounding.") from error
+
+
+def learning_part(
+    net: OneHead,  # on the device
+    cfg: Config,  # train.compile is read
+    device: torch.device,  # that computes
+):  # the trunk's output -> UnifiedOutput
+    "What follows the trunk, compiled where the settings say so. Raises InputError where that does not work."
+    if not cfg.train.compile:
+        return net.from_trunk
+    try_compile(device)
+    return torch.compile(net.from_trunk)
 
 # %% ../../nbs/learn/07_state.ipynb #7ab1ff9d
 def make_accelerator(
     cfg: Config,  # run.device, run.threads and train.precision are read
 ) -> Accelerator:
-    """Device and precision from the configuration. Raises InputError for a device that is not there.
+    """Device and precision from the configuration; of several processes, this is where they meet. Raises InputError for a device
+    that is not there, and for a precision that it does not compute.
 
     Parameters
     ----------
@@ -33,11 +79,13 @@ def make_accelerator(
     Accelerator
     """
     device = pick_device(cfg.run.device)
+    check_place(device)
     if cfg.run.threads:
         torch.set_num_threads(cfg.run.threads)
-    precision = "no" if device.type == "cpu" and cfg.train.precision == "fp16" else cfg.train.precision
+    precision, _ = usable_precision(cfg, device)
     AcceleratorState._reset_state(True)  # accelerate keeps one state per process; a notebook may train with two settings
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=WAIT))  # where a launcher has started several processes
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=[patience])
 
 # %% ../../nbs/learn/07_state.ipynb #441dc161
 def parameter_groups(

@@ -19,6 +19,7 @@ from ..core.stages import alone_epochs, stage_epochs
 from ..core.tables import duration
 from ..learn.features import task_turns
 from ..learn.learner import Learner
+from ..learn.processes import is_main
 from .folder import write_json
 from .results import Results
 
@@ -213,8 +214,8 @@ class Watch:
         folder: Path,  # of the run
         callbacks: list,  # objects with any of HOOKS
     ):
-        self.parts, self.own, self.seconds, self.images = run_parts(learner), callbacks, 0.0, 0.0
-        self.tracking = Tracking(learner.cfg, folder) if learner.cfg.run.log_with else None
+        self.parts, self.own, self.seconds, self.images = run_parts(learner), callbacks if is_main() else [], 0.0, 0.0
+        self.tracking = Tracking(learner.cfg, folder) if learner.cfg.run.log_with and is_main() else None
         learner.told = self.epoch
 
     def __enter__(self):

@@ -21,6 +21,7 @@ from ..core.config import MACHINE, Config, to_dict
 from ..core.named import file_word
 from ..data.records import Minis
 from ..data.sources import data_digest
+from ..learn.processes import is_main
 from ..learn.checkpoint import NotReadableNow, load_model, save_model
 from ..learn.state import INSIDE
 from ..learn.learner import Learner
@@ -290,6 +291,8 @@ def keep_checkpoint(
     **more,  # further plain values, kept under their name
 ) -> None:
     "Save the network as it is, and what it learned from; where the disk refuses, save it on this machine, say so and go on."
+    if not is_main():  # of several processes one writes
+        return
     facts = dict(data=data_digest(minis), **more)
     try:
         save_model(path, learner.net, learner.cfg, minis.classes, **facts)
@@ -392,6 +395,8 @@ def changes(
     _, made, _, file = saved
     known = file.get("start", file.get("weights", {}).get("sha256"))  # None: an older version, only the path is known
     apart = {*MACHINE} | ({"weights"} if known is not None else set())
+    if (made.train.precision, cfg.train.precision) == ("fp16", "no"):  # what older versions computed on a CPU that was told fp16
+        apart.add("precision")
     old, new = ({k: v for part in to_dict(c).values() for k, v in part.items() if k not in apart} for c in (made, cfg))
     changed = [f"{k}: {old[k]} then, {new[k]} now" for k in new if old[k] != new[k]]
     if known not in (None, start):

@@ -25,6 +25,8 @@ from ..data.records import Minis, mask_values
 from ..data.sources import data_digest
 from ..data.check import stray_boxes
 from ..model.net import OneHead, build_network, class_counts
+from ..learn.processes import agreed, answering, from_main, main_first, process_count
+from ..learn.state import usable_precision
 from ..learn.strategies import make_strategy
 from ..learn.task import make_tasks
 from ..learn.checkpoint import device_name, load_model, save_model
@@ -32,11 +34,12 @@ from ..learn.evaluate import BorrowedMasks, evaluate_seen
 from ..learn.kept import memory_line
 from ..learn.onward import begin_network, with_init
 from ..learn.learner import Learner
-from .claim import claimed, wait_for_owner
+from .claim import wait_for_owner
 from .folder import (
-    SLOTS, Keeper, RunLog, changes, check_same_run, drop_slots, first_readable, forget_spare, furthest, keep_checkpoint,
-    keep_finished, numbered, open_folder, places, read_log, read_results, run_name, what_is_in, write_json)
+    SLOTS, Keeper, changes, check_same_run, drop_slots, first_readable, forget_spare, furthest, keep_checkpoint, keep_finished,
+    numbered, places, read_log, read_results, run_name, what_is_in, write_json)
 from .results import Results, RunState
+from .together import begin_together, check_alike, find_alone, meet, open_run
 from .measure import collect, find_shared
 from .verdict import judge, verdict_table
 from .report import write_report
@@ -56,6 +59,16 @@ def doubt(
     if cfg.run.preset == "t4" and device is not None and device.type == "cpu":
         lacking.append("a GPU (the preset cpu is made for machines without; on Colab: Runtime > Change runtime type)")
     return f"the preset {cfg.run.preset} is meant for {' and '.join(lacking)}; going on without." if lacking else ""
+
+
+def describe_device(learner: Learner, say) -> None:
+    "Say what trains, and what of the settings it does otherwise."
+    others = f", in {process_count()} processes" * (process_count() > 1)
+    say(f"device: {device_name(learner.device)}{others}")
+    if note := usable_precision(learner.cfg, learner.device)[1]:
+        say(f"note: {note}")
+    if note := doubt(learner.cfg, learner.device):
+        say(f"WARNING: {note}")
 
 
 def describe_start(minis: Minis, net: OneHead, weights: dict, folder: Path, say) -> None:
@@ -239,20 +252,18 @@ def train_alone(
     "Train a task alone, go on where that was cut, or find it trained. Raises InputError for files of other settings or data."
     task, = stage
     path, slots = folder / f"single_{task}.pt", tuple(f"single_{task}-{slot}" for slot in SLOTS)
-    saved = furthest(folder, [path.name], slots, say)
-    file = saved[3] if saved else {}
-    if saved:
-        check_same_run(folder, saved, learner.cfg, minis, start)
-        learner.net.load_state_dict(saved[0].state_dict())
+    file = from_main(lambda: find_alone(path, slots, learner.cfg, minis, start, say))
+    if file:
+        learner.net.load_state_dict(file.pop("net"))
         learner.presented.update(file.get("presented", {}))
-    if saved and "inside" not in file:
+    if file and "inside" not in file:
         return file.get("rows", [])
 
     def write(path, **more):
         keep_checkpoint(path, learner, minis, say, start=start, **more)
 
     keep = Keeper(folder, slots, learner.cfg.run.checkpoint_minutes, write)
-    rows = learner.fit_stage(0, stage, [], keep, file.pop("inside", None))
+    rows = learner.fit_stage(0, stage, [], keep, file.pop("inside") if file else None)
     write(path, rows=rows, presented=dict(learner.presented))
     return rows
 
@@ -324,6 +335,26 @@ def finish(folder: Path, results: Results, learner: Learner, minis: Minis, say) 
     say(f"report: {folder / 'report.md'}   model: {folder / 'model.pt'}")
     return results
 
+
+def conclude(
+    learner: Learner,  # trained
+    minis: Minis,  # that it learned from
+    weights: dict,  # record of the start weights
+    state: RunState,  # of all stages
+    single: "dict[str, float]",  # metric -> value of the task learned alone
+    shared: dict,  # as `find_shared` gives it
+    folder: Path,  # of the run
+    say,  # gets one line of text
+) -> Results:
+    "Measure, save, prove and report; one process does this."
+    say("measuring what the report states: the time of a pass and of a whole answer, at two sizes")
+    results = collect(learner, minis, weights, state, single, shared)
+    path = save_final(learner, minis, weights, folder, state, say)
+    say(f"evaluating {path.name} as it was written: it must give the scores of the run again")
+    results = replace(results, reproduced=reproduces(path, learner, results.final))
+    say("drawing the figures and writing the report")
+    return finish(folder, results, learner, minis, say)
+
 # %% ../../nbs/run/06_stages.ipynb #7c08b045
 def run_assignment(
     cfg: Config,  # every setting of the run
@@ -356,33 +387,26 @@ def run_assignment(
         what results.json holds
     """
     callbacks, _ = check_callbacks(callbacks), tracker_names(cfg.run.log_with)
-    cfg, say = with_init(cfg), printable(say)
-    strategy = make_strategy(cfg)
-    minis, net, weights, known = begin_network(cfg)
-    folder = open_folder(cfg, out, resume, say)
-    with claimed(folder, say) as renew, contextlib.ExitStack() as ends:
+    with answering(), contextlib.ExitStack() as stack:
+        strategy, say = make_strategy(cfg), meet(cfg, printable(say))
+        cfg = agreed(lambda: with_init(cfg))
+        minis, net, weights, known = main_first(lambda: begin_network(cfg))
+        check_alike(cfg, minis, weights)
+        folder, log = open_run(cfg, out, resume, say, stack)
         describe_start(minis, net, weights, folder, say)
-        log = RunLog(folder / "log.jsonl", say, renew)
-        learner = Learner(net, make_tasks(minis.classes, cfg, net.stride), strategy, minis.records, cfg, log)
-        say(f"device: {device_name(learner.device)}")
-        if note := doubt(cfg, learner.device):
-            say(f"WARNING: {note}")
-        state, inside = begin(learner, folder, minis, weights["sha256"], resume, say)
-        shared = find_shared(minis, say)
-        check_images(learner, say)
+        learner = agreed(lambda: Learner(net, make_tasks(minis.classes, cfg, net.stride), strategy, minis.records, cfg, log))
+        describe_device(learner, say)
+        state, inside = begin_together(learner, lambda: begin(learner, folder, minis, weights["sha256"], resume, say))
+        shared = from_main(lambda: find_shared(minis, say))
+        agreed(lambda: check_images(learner, say))
         say(memory_line(learner))
-        watch = ends.enter_context(Watch(learner, folder, callbacks))
+        watch = stack.enter_context(Watch(learner, folder, callbacks))
         state = run_stages(learner, minis, folder, state, say, inside, known, watch.stage)
         single = single_task_runs(cfg, minis, folder, log, say, learner.cache, watch.epoch) if cfg.run.single_task else {}
-        say("measuring what the report states: the time of a pass and of a whole answer, at two sizes")
-        results = collect(learner, minis, weights, state, single, shared)
-        path = save_final(learner, minis, weights, folder, state, say)
-        say(f"evaluating {path.name} as it was written: it must give the scores of the run again")
-        results = replace(results, reproduced=reproduces(path, learner, results.final))
-        say("drawing the figures and writing the report")
-        results = finish(folder, results, learner, minis, say)
+        results = from_main(lambda: conclude(learner, minis, weights, state, single, shared, folder, say))
         watch.tell("on_finish", results)
         return results
+
 
 # %% ../../nbs/run/06_stages.ipynb #986c01f0
 class Found(NamedTuple):
