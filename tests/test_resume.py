@@ -141,7 +141,7 @@ def test_cut_after_any_epoch(cfg, whole, tmp_path, epochs):
 
 @pytest.mark.parametrize("stage", range(3))
 def test_cut_while_a_stage_is_evaluated(cfg, whole, tmp_path, stage):
-    cut_run(cfg, tmp_path / "run", number=stage, of="evaluate_seen", on=stages)
+    cut_run(cfg, tmp_path / "run", number=stage, of="evaluate_known", on=stages)
     assert not (tmp_path / "run" / f"stage{stage + 1}.pt").exists()
     said, again = go_on(cfg, tmp_path / "run")
     done = list(EPOCHS.values())[:stage + 1]

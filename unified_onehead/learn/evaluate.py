@@ -106,6 +106,24 @@ def evaluate_seen(
         details[name] = {"per_class": metric.per_class(), **{k: v for k, v in values.items() if k.startswith("classes_")}}
     return scores, details
 
+# %% ../../nbs/learn/07_evaluate.ipynb #dadfd4c6
+def ask_masks(
+    learner,  # a Learner
+    known: "tuple[str, ...]",  # tasks that its network has learned, or learns now
+) -> None:
+    "Masks refine boxes where somebody taught them."
+    if "det" in learner.tasks:
+        learner.tasks["det"].masks = tuple(learner.tasks["seg"].classes) if "seg" in known else ()
+
+
+def evaluate_known(
+    learner,  # a Learner
+    known: "tuple[str, ...]",  # tasks that its network has learned
+) -> "tuple[dict, dict]":  # as `evaluate_seen`
+    "Scores of the tasks that the network knows and that have validation images."
+    ask_masks(learner, known)
+    return evaluate_seen(learner, [task for task in known if task in learner.val_sets])
+
 # %% ../../nbs/learn/07_evaluate.ipynb #9254e512
 class BorrowedMasks(torch.nn.Module):
     """A network that answers with the masks of another, in two passes: a detector that learned alone has none of its own.
