@@ -30,6 +30,8 @@ from .figures import plot_classes, plot_confusion, plot_precision_recall, plot_r
 # %% ../../nbs/compare/08_campaign.ipynb #14429060
 DECIDED = {  # what a comparison sets in every cell -> what to write in place of the setting
     "seed": "--seeds N,M", "strategy": "--strategies A,B", "single_task": "--strategies single",
+    "stages": "it for a single run: a comparison holds strategies on the assignment's plan",
+    "init": "it for a single run: a comparison begins with new networks",
     "val_every": "it for a single run: a comparison draws no curves",
     "log_with": "it for a single run: a comparison draws no curves"}
 

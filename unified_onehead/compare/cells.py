@@ -24,7 +24,8 @@ import torch
 import unified_onehead
 
 from ..core.files import InputError, json_value, replace_file, write_atomic
-from ..core.config import METRICS, TASKS, Config, replace_fields
+from ..core.config import METRICS, TASKS, Config, replace_fields, stage_plan
+from ..core.stages import alone_epochs
 from ..core.seeds import seed_everything
 from ..core.tables import duration
 from ..data.records import Minis
@@ -196,14 +197,14 @@ def run_single(
     work: "Path | None" = None,  # a folder: checkpoints are written there, and those that are there gone on from
 ) -> dict:  # matrix, evidence, and what facts gives: weights, size, cost, time, floors, device
     "Three networks of ours, one per task; the detector's boxes are refined with the segmenter's masks."
-    learners, evidence, seconds, kept_views = {}, {}, {}, len(store or {})
+    learners, evidence, seconds, kept_views, epochs = {}, {}, {}, len(store or {}), alone_epochs(stage_plan(cfg))
     for task in TASKS:
         learner, weights = make_learner(replace_fields(cfg, strategy="naive"), minis, store)
         if not learners:
             check_images(learner)
         learners[task] = learner
         with nullcontext(work) if work else tempfile.TemporaryDirectory() as folder:
-            rows = train_alone(learner, task, minis, Path(folder), weights["sha256"], say)
+            rows = train_alone(learner, {task: epochs[task]}, minis, Path(folder), weights["sha256"], say)
         seconds[task] = round(sum(row["seconds"] for row in rows), 2)
         net = BorrowedMasks(learner.net, learners["seg"].net) if task == "det" else learner.net
         evidence[task] = take_evidence(net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.root)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .config import IGNORE, METRICS, TASK_TITLES
+from .stages import tasks_of
 from .boxes import check_xyxy
 
 # %% ../../nbs/core/04_viz.ipynb #bb6344b0
@@ -319,12 +320,15 @@ def plot_matrix(
     best = np.array([max([v for v in column if v == v], default=0) for column in values.T])
     if ax is None:
         ax = plt.subplots(figsize=(1.5 + 1.3 * len(metrics), 1 + 0.6 * len(stages)), layout="constrained")[1]
-    shade = np.nan_to_num(values / np.where(best > 0, best, 1))
+    shade, baseline = np.nan_to_num(values / np.where(best > 0, best, 1)), {m: "start" for m in METRICS.values()}
+    for stage in stages:
+        tasks = [task for task in tasks_of(stage) if task in METRICS]
+        baseline.update({METRICS[task]: stage for task in tasks if len(stages) > 1 or len(tasks) == 1})
     ax.imshow(shade, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         ax.text(j, i, "-" if np.isnan(value) else f"{value:.3f}", ha="center", va="center",
                 color="white" if shade[i, j] > 0.7 else "black")
-        if METRICS.get(stages[i]) == metrics[j]:
+        if baseline.get(metrics[j]) == stages[i] and not np.isnan(value):
             ax.add_patch(Rectangle((j - 0.47, i - 0.47), 0.94, 0.94, fill=False, lw=2, edgecolor="tab:orange"))
     ax.set_xticks(range(len(metrics)), metrics)
     ax.set_yticks(range(len(stages)), [f"after {TASK_TITLES.get(s, s)}" for s in stages])

@@ -67,7 +67,7 @@ def kept_results(facts: dict) -> "dict | None":
     found, state = facts.get("results"), facts.get("state")
     if not found and state and state.get("matrix"):
         from unified_onehead.learn.forgetting import ScoreMatrix  # with the metrics' libraries, which loading does without
-        images = {stage["name"]: {"train": stage["images"][stage["name"]]} for stage in state.get("stages") or []}
+        images = {task: {"train": n} for stage in state.get("stages") or [] for task, n in stage["images"].items()}
         found = {"data": {"root": facts["config"]["data"]["root"], "counts": images},
                  "matrix": state["matrix"], "stages": state.get("stages"), "scores": state.get("details"),
                  "train_seconds": {**state.get("seconds", {}), "total": sum(state.get("seconds", {}).values())},

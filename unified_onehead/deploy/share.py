@@ -32,7 +32,7 @@ def in_folder(folder: Path) -> Path:  # model.pt, model.safetensors, stage3.pt o
                          f"{' or '.join(map(str, kinds.values()))}.")
     if not kinds and (folder / CONFIG).exists():
         return folder / CONFIG
-    stages, onnx = sorted(folder.glob("stage*.pt")), sorted(folder.glob("*.onnx"))
+    stages, onnx = sorted(folder.glob("stage*.pt"), key=lambda path: (len(path.name), path.name)), sorted(folder.glob("*.onnx"))
     if not kinds and len(stages) == len(TASKS):
         return stages[-1]
     if not kinds and stages:

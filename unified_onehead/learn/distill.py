@@ -169,6 +169,7 @@ class ReplayMemory:
         self,
         count: int,  # how many images, from any task
         generator: torch.Generator,  # decides which
+        skip=(),  # tasks whose images are not wanted
     ) -> "list[tuple[str, int]]":  # (task, index) of each; empty while nothing is stored
         """Random stored images, tasks in turn.
 
@@ -178,13 +179,15 @@ class ReplayMemory:
             how many images, from any task
         generator : torch.Generator
             decides which
+        skip : default ()
+            tasks whose images are not wanted
 
         Returns
         -------
         list[tuple[str, int]]
             (task, index) of each; empty while nothing is stored
         """
-        tasks = [t for t in TASKS if self.kept.get(t)]
+        tasks = [t for t in TASKS if self.kept.get(t) and t not in skip]
         picks = []
         for k in range(count if tasks else 0):
             pool = self.kept[tasks[k % len(tasks)]]

@@ -62,7 +62,7 @@ def epoch_steps(
     steps = []
     for start in range(0, len(keys) - size + 1, size):
         old = [(*pick, torch.randint(views, (), generator=generator).item())
-               for pick in strategy.memory.draw(cfg.distill.replay_batch, generator)]
+               for pick in strategy.memory.draw(cfg.distill.replay_batch, generator, turns)]
         steps.append([keys[i] for i in order[start:start + size]] + old)
     return steps
 

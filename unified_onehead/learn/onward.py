@@ -17,9 +17,11 @@ from ..core.config import TASK_TITLES, TASKS, Config, replace_fields, stage_plan
 from ..core.seeds import seed_everything
 from ..core.stages import in_turn
 from ..data.records import Minis
-from ..data.layouts import find_mini
+from ..data.labels import read_layout
+from ..data.layouts import find_parts
 from ..data.sources import get_minis, minis_root
 from ..model.net import OneHead, build_network, class_counts
+from .strategies import is_triangular, make_triangular
 from .checkpoint import load_model
 
 # %% ../../nbs/learn/07_onward.ipynb #a6f7ca5f
@@ -44,7 +46,7 @@ def grow(
     new: "dict[str, list]",  # task -> names that it shall have; for each task of `old` at least the same
 ) -> "list[str]":  # what is new, a line for each task
     "Give a network outputs for further classes and tasks, and keep what it has, by name. Raises ValueError for lost classes."
-    said, before = [], copy.deepcopy(net)
+    said, before, apart = [], copy.deepcopy(net), is_triangular(net)
     changed = {t: names for t, names in new.items() if list(names) != list(old.get(t, ()))}
     for task, names in changed.items():
         if lost := [name for name in old.get(task, ()) if name not in names]:
@@ -59,6 +61,8 @@ def grow(
             to, origin = class_rows(net, task, here), class_rows(before, task, there)
             net.head.layers[-1].conv.weight[to] = before.head.layers[-1].conv.weight[origin]
             net.head.layers[-1].conv.bias[to] = before.head.layers[-1].conv.bias[origin]
+    if apart:  # the new outputs, too, read no later block
+        make_triangular(net)
     return said
 
 # %% ../../nbs/learn/07_onward.ipynb #343decbf
@@ -67,6 +71,9 @@ def with_init(cfg: Config) -> Config:  # the same, or with the settings that the
     if not cfg.net.init:
         return cfg
     made = load_model(cfg.net.init)[1]
+    if cfg.run.single_task and made.net.weights not in ("none", "imagenet") and not Path(made.net.weights).exists():
+        raise InputError(f"single_task=true: {made.net.weights}, with which {cfg.net.init} began, is not here, so nothing could "
+                         "be trained from scratch beside it. Leave single_task out.")
     return replace_fields(cfg, **{key: value for key, value in vars(made.net).items() if key != "init"})
 
 
@@ -78,11 +85,10 @@ def minis_for(
     root, planned, notes, there = minis_root(cfg), in_turn(*stage_plan(cfg)), [], []
     for task in (task for task in TASKS if task in planned or task in old):
         try:
-            find_mini(root, task)
+            if task not in planned:  # the others are asked for by the reader itself
+                find_parts(root, task, read_layout(cfg.data.layout))
             there.append(task)
         except InputError as error:
-            if task in planned:
-                raise
             notes.append(f"{TASK_TITLES[task]}: the network keeps it, and it is not measured ({error})")
     fixed = {t: names for t, names in old.items() if t not in planned or t == "det" and not cfg.data.det_classes}
     minis = get_minis(cfg, tuple(there), fixed)

@@ -376,6 +376,7 @@ class _Importance(Strategy):
             if name in self.sums:
                 self.fisher[name] = self.GAMMA * self.fisher.get(name, 0) + self.sums[name] / self.steps
                 self.anchor[name] = p.detach().clone()
+        self.sums, self.steps = {}, 0  # a stage of two tasks ends twice, and counts once
 
     def state(self):
         return {**super().state(), "fisher": self.fisher, "anchor": self.anchor, "sums": self.sums, "steps": self.steps,

@@ -20,6 +20,7 @@ from ..data.synthetic import make_synthetic
 from ..model.backbone import build_backbone, freeze
 from ..model.net import OneHead, class_counts
 from ..learn.learner import Learner
+from ..learn.onward import with_init
 from ..learn.strategies import make_strategy
 from ..learn.task import make_tasks
 
@@ -84,6 +85,7 @@ def estimate_time(
     dict[str, float]
         stage -> seconds of training, and `total`
     """
+    cfg = with_init(cfg)
     stages, meant = stage_plan(cfg), make_strategy(cfg).plan()
     few = replace_fields(cfg, workers=0, cached_views=min(1, cfg.train.cached_views), stages=tuple(map("+".join, stages)),
                          **{f"epochs_{t}": EPOCHS for t in TASKS})

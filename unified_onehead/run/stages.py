@@ -183,7 +183,7 @@ def run_stages(
         earlier, seen = list(seen), in_turn(seen, names)
         if key in state.matrix:  # finished before the run was cut
             continue
-        stored = {t: set(k) for t, k in learner.strategy.memory.kept.items()}
+        stored = {t: set(k) for t, k in learner.strategy.memory.kept.items() if t not in names}
         ask_masks(learner, seen)
         rows = learner.fit_stage(stage, names, earlier, keep, inside.pop(stage, None))
         state.matrix[key], state.details = evaluate_known(learner, seen)
@@ -293,10 +293,10 @@ def single_task_runs(
         learner = Learner(nets[task], tasks, strategy, minis.records, cfg,
                           lambda row, task=task: log({**row, "single_task": task}), cache=cache,
                           told=lambda row, task=task: told({**row, "single_task": task}))
+        ask_masks(learner, (task,))
         train_alone(learner, {task: epochs[task]}, minis, folder, weights["sha256"], say)
-        asks = task == "det" and "seg" in nets
-        if task == "det" and not asks:
-            tasks["det"].masks = ()
+        if asks := task == "det" and "seg" in nets:
+            ask_masks(learner, ("seg", "det"))
         scores.update(evaluate_seen(learner, [task], BorrowedMasks(nets["det"], nets["seg"]) if asks else nets[task])[0])
     return scores
 
@@ -406,7 +406,7 @@ def run_assignment(
         shared = from_main(lambda: find_shared(minis, say))
         agreed(lambda: check_images(learner, say))
         say(memory_line(learner))
-        watch = stack.enter_context(Watch(learner, folder, callbacks))
+        watch = stack.enter_context(agreed(lambda: Watch(learner, folder, callbacks)))
         state = run_stages(learner, minis, folder, state, say, inside, known, watch.stage)
         single = single_task_runs(cfg, minis, folder, log, say, learner.cache, watch.epoch) if cfg.run.single_task else {}
         results = from_main(lambda: conclude(learner, minis, weights, state, single, shared, folder, say))

@@ -71,7 +71,8 @@ def begin_together(
     "Let the main process find where the run stands; others take over its network, memory and counts."
     def all_of_it():
         (state, inside), cpu = find(), torch.device("cpu")
-        kept = {"net": moved(learner.net.state_dict(), cpu), "strategy": moved(learner.strategy.state(), cpu)}
+        strategy = moved(learner.strategy.state(), cpu) if state.strategy else None  # before the first stage there is none
+        kept = {"net": moved(learner.net.state_dict(), cpu), "strategy": strategy}
         return (state, inside), kept, learner.presented, learner.replayed
 
     if process_count() == 1:
@@ -79,7 +80,8 @@ def begin_together(
     begun, kept, presented, replayed = from_main(all_of_it)
     if not is_main():
         learner.net.load_state_dict(kept["net"])
-        learner.strategy.load(kept["strategy"])
+        if kept["strategy"] is not None:
+            learner.strategy.load(kept["strategy"])
         learner.presented, learner.replayed = presented, replayed
     return begun
 
