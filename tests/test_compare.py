@@ -274,7 +274,7 @@ def test_a_detector_alone_asks_its_segmenter(cfg, tmp_path, monkeypatch):
     for task, net in zip(("det", "seg"), asked[1]):
         kept = load_model(tmp_path / f"single_{task}.pt")[0].state_dict()
         assert all(torch.equal(value, kept[name]) for name, value in net.state_dict().items()), task
-    assert len(asked) == 2 and begun == 2 * [("naive", 0, {t: 1}, []) for t in ("seg", "det", "cls")], "first stages, all channels"
+    assert len(asked) == 2 and begun == 2 * [("naive", 0, {t: 1}, []) for t in ("seg", "det", "cls")], "all channels"
 
 
 def test_an_interrupted_cell_does_not_count(cfg, tmp_path):

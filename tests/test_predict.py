@@ -64,7 +64,9 @@ def test_a_video_is_answered_frame_by_frame(model, tmp_path):
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes()[:200])
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
     read = list(pictures([tmp_path / "cut.mp4", tmp_path / "one.png"]))
-    assert isinstance(read[0], InputError) and "cut.mp4: cannot be read as a video" in str(read[0])
+    assert isinstance(read[0], InputError) and "cut.mp4: " in str(read[0])
+    said = str(read[0])
+    assert "cannot be read as a video" in said or "holds no pictures" in said, "as the reader's version has it"
     assert read[-1].name.endswith("one.png"), "and the next is answered"
 
 
