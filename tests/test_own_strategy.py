@@ -97,10 +97,10 @@ def test_compared_by_another_process(own):
 
 
 ORDER = ["import mine29", "from unified_onehead.compare.campaign import comparison_cells",
-         "from unified_onehead.compare import cells, experiment", "from unified_onehead.core.config import preset",
+         "from unified_onehead.compare import cells, experiment, spread", "from unified_onehead.core.config import preset",
          "cell, = comparison_cells(preset('smoke'), ['mine29:PullBack'], [0])",
          "assert experiment.settled(cell).distill.strategy == 'mine29:PullBack' and cell.system in cells.RUNNERS",
-         "assert cells.registered([cell])['mine29:PullBack'].__module__ == 'mine29'"]
+         "assert spread.registered([cell])['mine29:PullBack'].__module__ == 'mine29'"]
 
 
 def test_the_module_is_imported_before_or_after_compare(own):
