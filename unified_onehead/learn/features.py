@@ -183,6 +183,8 @@ class Feed:
         self.teacher, self.autocast, self.targets, self.pieces = teacher, autocast, {}, pieces or Pieces()
         self.features = keep if net.backbone.frozen else None
         self.folded_trunk = folded_trunk(net.backbone) if net.backbone.frozen else None
+        frozen = (m for step in range(net.backbone.frozen) for part in net.backbone.step_modules(step) for m in part.modules())
+        self.norms = [m for m in frozen if isinstance(m, torch.nn.BatchNorm2d)]
         self.storage = Storage(keep_on)
         self.loader, self.steps, self.processes = None, [], []
         self.together = {}  # name of a view -> the views beside which a stage that was cut took it through the trunk
@@ -267,8 +269,8 @@ class Feed:
         list
             the trunk's maps
         """
-        if self.folded_trunk is None:
-            return self.net.trunk(images)
+        if self.folded_trunk is None or sizes is None and any(norm.training for norm in self.norms):
+            return self.net.trunk(images)  # norms that follow the images cannot be folded
         parts = images.split(sizes or at_a_time(self.device, images.shape[-1]))
         return [torch.cat(maps) for maps in zip(*map(self.folded_trunk.trunk, parts))]
 
