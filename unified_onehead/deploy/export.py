@@ -388,9 +388,9 @@ def export_model(
     Path
         the file
     """
-    refuse_part(net.counts, "Exporting")
     out, size = Path(out), cfg.data.size if size is None else size
     check_wishes(net, out, format, size, {"dynamic": dynamic, "half": half, "int8": int8, "nms": nms}, calibration)
+    refuse_part(net.counts, "Exporting")
     module = Deployed(net).eval()
     facts = describe(net, cfg, classes, size, precision="int8" if int8 else "float16" if half else "float32", dynamic=dynamic,
                      nms={"conf": conf, "iou": iou} if nms else None)

@@ -95,5 +95,5 @@ def as_predictor(
 ) -> Predictor:
     "A Predictor, loaded where it is none yet. Raises InputError for a network that has not learned all three tasks."
     predictor = source if isinstance(source, Predictor) else Predictor(source, device)
-    refuse_part(predictor.net.counts, "This page")
+    refuse_part(predictor.classes, "This page")
     return predictor
