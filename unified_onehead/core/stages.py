@@ -76,3 +76,20 @@ def in_turn(
 ) -> tuple:
     "Each task once, in the order in which it comes first."
     return tuple(dict.fromkeys(task for group in groups for task in group))
+
+# %% ../../nbs/core/00_stages.ipynb #e2b99b9e
+START = "start"  # the row of a trained network that learns on, before its first stage
+
+
+def trained_in(
+    matrix: dict,  # stage -> metric -> value or None, stages in order
+    metrics: "dict[str, str]",  # task -> the metric that speaks for it
+) -> "dict[str, str | None]":  # metric -> stage, START, or None: it was not trained, or all at once
+    "The stage whose score is a metric's baseline: the last one that trained its task."
+    found = dict.fromkeys(metrics.values())
+    found.update({m: START for m in found if matrix.get(START, {}).get(m) is not None})
+    for stage in matrix:
+        tasks = [task for task in tasks_of(stage) if task in metrics]
+        if len(matrix) > 1 or len(tasks) == 1:  # one stage for all tasks leaves nothing to hold its scores against
+            found.update({metrics[task]: stage for task in tasks})
+    return found

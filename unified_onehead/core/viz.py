@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .config import IGNORE, METRICS, TASK_TITLES
-from .stages import tasks_of
+from .stages import trained_in
 from .boxes import check_xyxy
 
 # %% ../../nbs/core/04_viz.ipynb #bb6344b0
@@ -320,10 +320,7 @@ def plot_matrix(
     best = np.array([max([v for v in column if v == v], default=0) for column in values.T])
     if ax is None:
         ax = plt.subplots(figsize=(1.5 + 1.3 * len(metrics), 1 + 0.6 * len(stages)), layout="constrained")[1]
-    shade, baseline = np.nan_to_num(values / np.where(best > 0, best, 1)), {m: "start" for m in METRICS.values()}
-    for stage in stages:
-        tasks = [task for task in tasks_of(stage) if task in METRICS]
-        baseline.update({METRICS[task]: stage for task in tasks if len(stages) > 1 or len(tasks) == 1})
+    shade, baseline = np.nan_to_num(values / np.where(best > 0, best, 1)), trained_in(matrix, METRICS)
     ax.imshow(shade, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         ax.text(j, i, "-" if np.isnan(value) else f"{value:.3f}", ha="center", va="center",

@@ -9,7 +9,7 @@ __all__ = ['FLOOR_REASONS', 'trivial_floors', 'score_drop', 'ScoreMatrix', 'lear
 from torch import Tensor
 
 from ..core.config import METRICS
-from ..core.stages import tasks_of
+from ..core.stages import trained_in
 from .metrics import mean_or_none
 
 # %% ../../nbs/learn/09_forgetting.ipynb #402fb315
@@ -89,20 +89,6 @@ def score_forgetting(
     seen = [v for v in earlier if v is not None]
     return None if last is None or not seen else max(seen) - last
 
-# %% ../../nbs/learn/09_forgetting.ipynb #cde08e61
-START = "start"  # the row of a trained network that learns on, before its first stage
-
-
-def trained_in(matrix: dict) -> "dict[str, str | None]":  # metric -> stage, START, or None: it was not trained, or all at once
-    "The stage whose score is a metric's baseline: the last one that trained its task."
-    found = dict.fromkeys(METRICS.values())
-    found.update({m: START for m in found if matrix.get(START, {}).get(m) is not None})
-    for stage in matrix:
-        tasks = [task for task in tasks_of(stage) if task in METRICS]
-        if len(matrix) > 1 or len(tasks) == 1:  # one stage for all tasks leaves nothing to hold its scores against
-            found.update({METRICS[task]: stage for task in tasks})
-    return found
-
 # %% ../../nbs/learn/09_forgetting.ipynb #97a6247f
 class ScoreMatrix:
     """R[stage][metric] and what follows from it. Raises ValueError for an empty matrix and for values outside 0..1.
@@ -119,7 +105,7 @@ class ScoreMatrix:
     ):
         if not matrix:
             raise ValueError("the score matrix is empty: no stage was evaluated")
-        self.matrix, self.trained = matrix, trained_in(matrix)
+        self.matrix, self.trained = matrix, trained_in(matrix, METRICS)
         for stage, metric in ((s, m) for s in matrix for m in METRICS.values()):
             value = matrix[stage].get(metric)
             if value is not None and not 0 <= value <= 1:

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from ..core.config import METRICS, Config, to_dict
+from ..core.stages import START
 from ..data.records import Minis
 from ..data.likeness import shared_images
 from ..data.layouts import find_mini
@@ -24,7 +25,7 @@ from ..data.check import folder_mb
 from ..model.net import OneHead
 from ..model.refine import match_class_names
 from ..model.rules import check_network, count_macs
-from ..learn.forgetting import START, ScoreMatrix, trivial_floors
+from ..learn.forgetting import ScoreMatrix, trivial_floors
 from ..learn.checkpoint import device_name
 from ..learn.learner import Learner
 from ..deploy.bench import whole_latency

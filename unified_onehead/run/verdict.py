@@ -181,10 +181,9 @@ def rules_schedule(
     if not stages:
         return [unknown("schedule: order", order, "stages not recorded"),
                 unknown("schedule: own data", own, "stages not recorded"), measured]
-    tasks = [tuple(s["tasks"]) for s in stages]
     foreign = [f"stage {s['name']} also trained {t}" for s in stages for t in s["images"] if [t] != list(s["tasks"])]
-    asked = tasks == [(t,) for t in TASKS]
-    return [rule("schedule: order", order, " -> ".join("+".join(t) for t in tasks), asked, "" if asked else PLAN),
+    asked = planned == [(t,) for t in TASKS]
+    return [rule("schedule: order", order, " -> ".join("+".join(t) for t in planned), asked, "" if asked else PLAN),
             rule("schedule: own data", own, "; ".join(foreign) or "yes", not foreign), measured]
 
 # %% ../../nbs/run/03_verdict.ipynb #40dc4893
@@ -237,8 +236,9 @@ def rules_forgetting(
     alone = results.single_task or {}
     metrics = [(m, scores.final[m], floors.get(m), FLOOR_REASONS[m]) for m in METRICS.values()]
     rules = [rule_forgetting(f"forgetting: {m}", base[m], *rest) for m, *rest in metrics]
+    absent = {METRICS[task] for task in absent_tasks(results)}
     for one, (metric, *_) in zip(rules, metrics):
-        if any(METRICS[task] == metric for task in absent_tasks(results)):
+        if metric in absent:
             one["note"] = f"{PLAN}: no stage learns it"
         elif scores.trained[metric] == scores.last and one["pass"]:
             one["note"] = "last stage: baseline and final are one measurement"
