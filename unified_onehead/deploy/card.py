@@ -12,7 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from ..core.config import METRICS, TASK_TITLES, TASKS
+from ..core.config import METRICS, TASK_TITLES, TASKS, current_names, from_dict, stage_plan
+from ..core.stages import START, tasks_of
 from ..core.tables import duration, markdown_table, number
 from ..core.tables import markdown_text as plain
 
@@ -167,12 +168,26 @@ result.save("out/")
 ```"""
 
 
+def order_words(about: dict) -> tuple:  # tasks in the order they were learned, and how that was done
+    "Which tasks came when, from the rows of the scores, or else from the settings."
+    rows = list((about["results"] or {}).get("matrix") or {})
+    stages = [tasks_of(name) for name in rows if name != START] or stage_plan(from_dict(current_names(about["config"])))
+    words = ", ".join(" and ".join(TASK_TITLES[task] for task in stage) for stage in stages)
+    how = "one after the other" if len(stages) > 1 else "in one stage"
+    return words, how + (", by a network that was trained before" if START in rows else "")
+
+
+def epoch_words(about: dict) -> str:
+    "How long each stage was, as planned."
+    plan = stage_plan(from_dict(current_names(about["config"])))
+    return ", ".join(f"{epochs} on {TASK_TITLES[task]}" for stage in plan for task, epochs in stage.items())
+
+
 def training_table(about: dict) -> str:
     "What it was trained with, as a table."
     settings, results = about["config"], about["results"] or {}
     train, seconds = settings["train"], (results.get("train_seconds") or {}).get("total")
-    epochs = ", ".join(f"{train[f'epochs_{task}']} on {TASK_TITLES[task]}" for task in TASKS)
-    rows = [["epochs", epochs], ["strategy", settings["distill"]["strategy"]], ["preset", settings["run"]["preset"]],
+    rows = [["epochs", epoch_words(about)], ["strategy", settings["distill"]["strategy"]], ["preset", settings["run"]["preset"]],
             ["input", f"{about['size']} x {about['size']} pixels"], ["images in a step", train["batch_size"]],
             ["learning rate", train["lr"]], ["seed", settings["run"]["seed"]], ["start weights", start_words(about)],
             ["data", plain(data_name(about)) + (f", digest {about['data']}" if about["data"] else "")],
@@ -207,13 +222,14 @@ def model_card(
     """
     top = yaml.safe_dump(front_matter(about, source), sort_keys=False, allow_unicode=True)
     frozen = f", whose first {about['frozen']} steps did not train" if about["frozen"] else ""
+    order, how = order_words(about)
     text = {
         "": f"One small network with one head. One forward pass gives the boxes, the mask and the class of a photograph. Its "
-            f"backbone is {about['backbone']}{frozen}; the three tasks were learned one after the other with "
+            f"backbone is {about['backbone']}{frozen}; the three tasks were learned {how} with "
             "[unified-onehead](https://github.com/unified-onehead/unified-onehead).",
         "How to use it": USE.replace("{source}", json.dumps(source)),
         "Classes": class_table(about), "How good it is": measured(about),
-        "What it forgot": "The tasks were learned in the order segmentation, detection, classification.\n\n" + forgotten(about),
+        "What it forgot": f"The tasks were learned {how}: {order}.\n\n{forgotten(about)}",
         "Limits": "\n".join(f"* {sentence}" for sentence in limits(about)),
         "How it was trained": training_table(about),
         "Licence": "The package and this card are under Apache-2.0. Whether the weights may be used as you want also depends on "

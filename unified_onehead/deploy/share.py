@@ -15,16 +15,18 @@ from pathlib import Path, PureWindowsPath
 from torch import nn
 
 from .. import __version__
-from ..core.config import TASKS, Config
+from ..core.config import METRICS, Config, stage_plan
 from ..core.files import ABSENT, TRY_AGAIN, InputError, file_there
+from ..core.stages import in_turn, tasks_of
 from ..core.weights import is_safetensors, what_it_is
 from ..model.net import OneHead
 from ..learn.checkpoint import NotReadableNow, load_model
+from ..learn.strategies import make_strategy
 from .runners import load_onnx
 from .pretrained import CONFIG, TENSORS, contents, read_about, read_folder, results_beside, write_folder
 
 # %% ../../nbs/deploy/04_share.ipynb #a39a30c9
-def in_folder(folder: Path) -> Path:  # model.pt, model.safetensors, stage3.pt or an ONNX file
+def in_folder(folder: Path) -> Path:  # model.pt, model.safetensors, the last stage's file or an ONNX file
     "The file that a folder is meant for. Raises InputError where that is not obvious."
     kinds = {name: folder / name for name in ("model.pt", TENSORS) if (folder / name).exists()}
     if len(kinds) > 1:
@@ -33,11 +35,8 @@ def in_folder(folder: Path) -> Path:  # model.pt, model.safetensors, stage3.pt o
     if not kinds and (folder / CONFIG).exists():
         return folder / CONFIG
     stages, onnx = sorted(folder.glob("stage*.pt"), key=lambda path: (len(path.name), path.name)), sorted(folder.glob("*.onnx"))
-    if not kinds and len(stages) == len(TASKS):
-        return stages[-1]
     if not kinds and stages:
-        raise InputError(f"{folder}: holds a run that was interrupted after {stages[-1].name}. Go on with it (--resume), or give "
-                         f"{stages[-1]} itself.")
+        return stages[-1]
     if not kinds and len(onnx) > 1:
         raise InputError(f"{folder}: holds {len(onnx)} ONNX files. Give one of them: {', '.join(map(str, onnx[:3]))}.")
     if not kinds and not onnx:
@@ -46,6 +45,16 @@ def in_folder(folder: Path) -> Path:  # model.pt, model.safetensors, stage3.pt o
         raise InputError(f"{folder}: holds no model.pt, no {TENSORS} and no ONNX file, but {held}. " + (
             f"Give a folder in it: {', '.join(map(str, below[:3]))}." if below else "Give a run's folder, or a saved one."))
     return (*kinds.values(), *onnx)[0]
+
+
+def still_to_come(cfg: Config, facts: dict) -> set:  # tasks
+    "What the stages of a checkpoint had not yet taught: the network has outputs for it, and they mean nothing."
+    state = facts.get("state") or {}
+    if not state.get("matrix"):
+        return set()
+    done = {task for row in state["matrix"] for task in tasks_of(row)}
+    known = {task for task, metric in METRICS.items() if metric in (state.get("before") or {})}
+    return set(in_turn(*stage_plan(cfg))) - done - known
 
 
 def load_file(path: Path, device) -> tuple:  # network, configuration, class names, facts
@@ -66,8 +75,21 @@ def load_file(path: Path, device) -> tuple:  # network, configuration, class nam
     if path.name in (CONFIG, TENSORS):
         return read_folder(path.parent, device)
     net, cfg, classes, facts = load_model(path, device)
+    classes = {task: names for task, names in classes.items() if task not in still_to_come(cfg, facts)}
     results, why = results_beside(path, facts)
     return net, cfg, classes, {**facts, "results": results, "unmeasured": why}
+
+
+def load_folder(folder: Path, device) -> tuple:  # as `load_file`
+    "The network of a folder. Raises InputError for a run that has stages before it."
+    path = in_folder(folder)
+    found = load_file(path, device)
+    if stage := re.fullmatch(r"stage(\d+)\.pt", path.name):
+        planned = len(make_strategy(found[1]).plan())
+        if int(stage[1]) < planned:
+            raise InputError(f"{folder}: holds a run that was interrupted after {path.name}, of {planned} stages. Go on with it "
+                             f"(--resume), or give {path} itself.")
+    return found
 
 
 def is_there(path: Path) -> bool:
@@ -108,7 +130,7 @@ def load_any(
     path = path.expanduser() if path.parts[:1] == ("~",) else path
     try:
         if is_there(path):
-            return load_file(in_folder(path) if path.is_dir() else path, device)
+            return (load_folder if path.is_dir() else load_file)(path, device)
     except OSError as error:
         raise NotReadableNow(f"{source}: cannot be read now ({error.strerror or error}). {TRY_AGAIN}") from error
     name, revision = hub_name(source) if isinstance(source, str) else ("", None)

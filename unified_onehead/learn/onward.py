@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..core.files import InputError
-from ..core.config import TASK_TITLES, TASKS, Config, replace_fields, stage_plan
+from ..core.config import TASK_TITLES, TASKS, Config, preset, replace_fields, stage_plan
 from ..core.seeds import seed_everything
 from ..core.stages import in_turn
 from ..data.records import Minis
@@ -67,14 +67,18 @@ def grow(
 
 # %% ../../nbs/learn/07_onward.ipynb #343decbf
 def with_init(cfg: Config) -> Config:  # the same, or with the settings that the trained network has
-    "The settings of a run that learns on. Raises InputError for a file that cannot be read."
+    "The settings of a run that learns on. Raises InputError for a file that cannot be read, or a setting that it contradicts."
     if not cfg.net.init:
         return cfg
-    made = load_model(cfg.net.init)[1]
+    made, usual = load_model(cfg.net.init)[1], preset(cfg.run.preset).net
+    own = {key: value for key, value in vars(made.net).items() if key != "init"}
+    if other := [key for key, value in own.items() if getattr(cfg.net, key) not in (value, getattr(usual, key))]:
+        raise InputError(f"{other[0]}={getattr(cfg.net, other[0])}: the network of {cfg.net.init} has {own[other[0]]}, and it "
+                         f"stays as it is. Leave {', '.join(other)} out, or begin a new network without init.")
     if cfg.run.single_task and made.net.weights not in ("none", "imagenet") and not Path(made.net.weights).exists():
         raise InputError(f"single_task=true: {made.net.weights}, with which {cfg.net.init} began, is not here, so nothing could "
                          "be trained from scratch beside it. Leave single_task out.")
-    return replace_fields(cfg, **{key: value for key, value in vars(made.net).items() if key != "init"})
+    return replace_fields(cfg, **own)
 
 
 def minis_for(

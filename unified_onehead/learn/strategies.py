@@ -246,22 +246,15 @@ class Frozen(Strategy):
     def begin_stage(self, net, names, seen):
         self.update_mask = UpdateMask(net, self.shares(net, names, seen))
 
-    def shares(
-        self,
-        net,  # at the beginning of the stage
-        names,  # tasks of the stage
-        seen,  # tasks of earlier stages
-    ):  # parameter name -> 0..1, the parameter's shape
-        """How far each entry may move; what is missing moves freely.
+    def shares(self, net, names, seen):  # parameter name -> 0..1, the parameter's shape
+        """How far each entry may move in a stage, given as to `begin_stage`; what is missing moves freely.
 
         Parameters
         ----------
         net
-            at the beginning of the stage
         names
-            tasks of the stage
         seen
-            tasks of earlier stages
+            parameter name -> 0..1, the parameter's shape
         """
         if not seen:
             return {}
@@ -493,7 +486,12 @@ STRATEGIES = {kind.name: kind for kind in (
 def make_strategy(
     cfg: Config,  # distill.* is read
 ) -> Strategy:
-    "The strategy named in the configuration, which may be MODULE:CLASS. Raises InputError for a name that is none."
+    "The strategy named in the configuration, which may be MODULE:CLASS. Raises InputError for none, or a plan without data."
     if register_named(cfg.distill.strategy, STRATEGIES, Strategy, "strategy") not in STRATEGIES:
         raise InputError(f"strategy={cfg.distill.strategy}: one of {', '.join(STRATEGIES)}, or MODULE:CLASS for your own.")
-    return STRATEGIES[cfg.distill.strategy](cfg)
+    strategy, asked = STRATEGIES[cfg.distill.strategy](cfg), in_turn(*stage_plan(cfg))
+    if more := [task for task in in_turn(*strategy.plan()) if task not in asked]:
+        stages = ",".join(cfg.train.stages)
+        raise InputError(f"strategy={cfg.distill.strategy}: plans {', '.join(more)}, which stages={stages} lacks, so its data is "
+                         f"not read. Add it to the stages, for example stages={','.join((stages, *more))}.")
+    return strategy
