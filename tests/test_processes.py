@@ -7,13 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
-from torch import nn
+from small import fast
 
 from unified_onehead.core.config import preset, replace_fields
 from unified_onehead.core.files import InputError
@@ -22,47 +21,15 @@ from unified_onehead.learn import processes, state
 from unified_onehead.learn.learner import Learner
 from unified_onehead.learn.strategies import Naive, make_strategy
 from unified_onehead.learn.task import make_tasks
-from unified_onehead.model.backbone import BACKBONES, Backbone, freeze
+from unified_onehead.model.backbone import freeze
 from unified_onehead.model.net import build_network, class_counts
-from unified_onehead.run import measure, stages
+from unified_onehead.run import stages
 from unified_onehead.run.folder import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = dict(epochs_seg=1, epochs_det=2, epochs_cls=1)
-SMALL = dict(backbone="little", width=24, size=32)
+SMALL = dict(backbone="normed", width=24, size=32)
 LONG = 500  # seconds for what takes ten, on a machine that does other things, too
-
-
-def quiet(*_):
-    "Nobody listens."
-
-
-class Little(Backbone):
-    "Five strided convolutions with norms over the batch."
-
-    title, taps, steps, channels = "little", (2, 3, 4), 5, (16, 24, 32)
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in zip((3, 8, 12, 16, 24), (8, 12, 16, 24, 32)))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in (8, 12, 16, 24, 32))
-
-    def run_step(self, index, x):
-        return torch.relu(self.norms[index](self.convs[index](x)))
-
-    def step_modules(self, index):
-        return [self.convs[index], self.norms[index]]
-
-
-def fast() -> ExitStack:
-    "A small backbone beside the others, and no clock and no figures at the end of a run."
-    row = {"median": 1.0, "input_size": 512, "whole_ms": 2.0, "parts_ms": {}, "device": "none"}
-    stack = ExitStack()
-    stack.enter_context(patch.dict(BACKBONES, little=Little))
-    stack.enter_context(patch.object(measure, "latencies", lambda learner: {**row, "at_training_size": row}))
-    stack.enter_context(patch.object(stages, "write_report", quiet))
-    stack.enter_context(patch.object(stages, "show_predictions", quiet))
-    return stack
 
 
 def whole_run(place: Path, out: str, resume: bool = False, say=print, **settings):
@@ -133,7 +100,7 @@ def ending(how: str):
 
 def child(what: str, place: Path) -> None:
     "One of several processes."
-    with fast():
+    with fast("write_report"):
         if what == "cases":
             state.make_accelerator(replace_fields(preset("smoke"), device="cpu"))  # where they meet
             found = {name: stages_of(place, **case) for name, case in CASES.items()}
@@ -182,7 +149,7 @@ def two_processes(words: list, cwd: Path, wait: float = LONG) -> list:
 def place(tmp_path_factory):
     "Where the runs lie; one of them by one process."
     folder = tmp_path_factory.mktemp("processes")
-    with fast():
+    with fast("write_report"):
         whole_run(folder, "one")
         whole_run(folder, "small", **SMALL)
     return folder
@@ -228,7 +195,7 @@ def test_one_speaks(together):
 def test_cases(place, together):
     first, second = (json.loads((place / f"cases-{rank}.json").read_text()) for rank in range(2))
     assert first == second, "weights, importances and decisions are the same bits in both"
-    with fast():
+    with fast("write_report"):
         for name, case in CASES.items():
             alone, most = stages_of(place, **case), 2e-3  # rounding grows with the steps, and views are kept in half precision
             assert len(alone["rows"]) == len(first[name]["rows"]), name
@@ -248,7 +215,7 @@ def test_killed_and_resumed_by_one(place):
     assert done.returncode == 1 and "SIGKILL" in done.stderr, done.stderr
     assert [(r["stage"], r["epoch"]) for r in rows_of(place / "killed")] == [(0, 1), (1, 1)]
     said = []
-    with fast():
+    with fast("write_report"):
         whole_run(place, "killed", resume=True, say=said.append, **SMALL)
     assert any("resumed after seg and 1 of 2 epochs of stage 2" in line for line in said), said
     one, resumed = (rows_of(place / name) for name in ("small", "killed"))

@@ -8,43 +8,21 @@ from unittest.mock import patch
 
 import pytest
 import torch
-
-from torch import nn
+import small
+from small import quiet
 
 from unified_onehead.core.config import preset, replace_fields
 from unified_onehead.core.testing import expect_error
 from unified_onehead.learn.learner import Learner
-from unified_onehead.model.backbone import BACKBONES, Backbone
 from unified_onehead.run import claim
 from unified_onehead.run import folder as folders
-from unified_onehead.run import measure, stages
+from unified_onehead.run import stages
 
 EPOCHS = dict(epochs_seg=2, epochs_det=3, epochs_cls=2)
 
 
-class Little(Backbone):
-    "Five strided convolutions with norms and noise, so that running statistics and generators count."
-
-    title, taps, steps, channels = "little", (2, 3, 4), 5, (16, 24, 32)
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in zip((3, 8, 12, 16, 24), (8, 12, 16, 24, 32)))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in (8, 12, 16, 24, 32))
-
-    def run_step(self, index, x):
-        return nn.functional.dropout(torch.relu(self.norms[index](self.convs[index](x))), 0.1, self.training)
-
-    def step_modules(self, index):
-        return [self.convs[index], self.norms[index]]
-
-
 class Cut(BaseException):
     "The power goes."
-
-
-def quiet(*_):
-    "Nobody listens."
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +32,15 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def fast():
-    "A small backbone, and no clock, no figures and no second evaluation at the end of a run."
-    row = {"median": 1.0, "input_size": 512, "whole_ms": 2.0, "parts_ms": {}, "device": "none"}
-    latencies = {**row, "at_training_size": row}
-    with patch.dict(BACKBONES, little=Little), patch.object(measure, "latencies", lambda learner: latencies), \
-            patch.object(stages, "write_report", quiet), patch.object(stages, "show_predictions", quiet), \
-            patch.object(stages, "reproduces", lambda *_: True):
+    "Small backbones, and no clock, no figures and no second evaluation at the end of a run."
+    with small.fast("write_report"), patch.object(stages, "reproduces", lambda *_: True):
         yield
 
 
 @pytest.fixture(scope="module")
 def cfg(place):
     "A second per run, and a checkpoint after every epoch."
-    return replace_fields(preset("smoke"), backbone="little", width=24, size=32, synthetic_side=32, checkpoint_minutes=0,
+    return replace_fields(preset("smoke"), backbone="noisy", width=24, size=32, synthetic_side=32, checkpoint_minutes=0,
                           threads=1, device="cpu", synthetic_dir=str(place / "minis"), **EPOCHS)
 
 

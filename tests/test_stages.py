@@ -5,7 +5,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import small
+from small import quiet
 
 from unified_onehead import Predictor
 from unified_onehead.cli import main
@@ -16,32 +17,11 @@ from unified_onehead.deploy.output import Writer
 from unified_onehead.deploy.pretrained import save_pretrained
 from unified_onehead.deploy.uploads import as_predictor
 from unified_onehead.learn.checkpoint import load_model, save_model
-from unified_onehead.model.backbone import BACKBONES, Backbone
-from unified_onehead.run import measure, stages
+from unified_onehead.run import stages
 from unified_onehead.run.predict import evaluate
 
 ORDERS = [("cls", "det", "seg"), ("det", "seg", "cls"), ("seg+det", "cls"), ("seg", "cls"), ("det",)]
 FIELDS = {"seg": "segmentation", "det": "detection", "cls": "classification"}
-
-
-class Plain(Backbone):
-    "Five strided convolutions."
-
-    title, taps, steps, channels = "plain", (2, 3, 4), 5, (16, 24, 32)
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, 2, 1) for a, b in zip((3, 8, 12, 16, 24), (8, 12, 16, 24, 32)))
-
-    def run_step(self, index, x):
-        return torch.relu(self.convs[index](x))
-
-    def step_modules(self, index):
-        return [self.convs[index]]
-
-
-def quiet(*_):
-    "Nobody listens."
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +31,8 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def fast():
-    "A small backbone, and no clock."
-    row = {"median": 1.0, "input_size": 512, "whole_ms": 2.0, "parts_ms": {}, "device": "none"}
-    with patch.dict(BACKBONES, plain=Plain), patch.object(measure, "latencies", lambda _: {**row, "at_training_size": row}), \
-            patch.object(stages, "show_predictions", lambda *_: None):
+    "Small backbones, and no clock."
+    with small.fast():
         yield
 
 
