@@ -9,10 +9,12 @@ from unittest.mock import patch
 import pytest
 import torch
 import small
+from PIL import Image
 from small import quiet
 
 from unified_onehead.core.config import preset, replace_fields
 from unified_onehead.core.testing import expect_error
+from unified_onehead.data.sources import get_minis
 from unified_onehead.learn.learner import Learner
 from unified_onehead.run import claim
 from unified_onehead.run import folder as folders
@@ -269,6 +271,21 @@ def test_damaged_results(cfg, whole, tmp_path, content):
         folder, results = stages.run_or_resume(cfg, home, said.append)
     assert same(folder, whole) and any("results.json: is damaged" in line for line in said)
     assert (folder / "results.json.damaged").read_bytes() == content
+
+
+def test_files_that_changed_under_their_names(cfg, whole, tmp_path):
+    "A run that was cut does not go on with another photograph or mask; with the former ones it comes to the same."
+    cfg = replace_fields(cfg, synthetic_dir=str(tmp_path / "minis"))
+    cut_run(cfg, tmp_path / "run", number=3)
+    records = get_minis(cfg).records
+    for path in (records["seg"]["train"][2].mask_path, records["cls"]["val"][0].path):
+        former = Path(path).read_bytes()
+        Image.open(path).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(path)
+        expect_error(lambda: stages.run_assignment(cfg, str(tmp_path / "run"), resume=True, say=quiet),
+                     f"{path}: has another content than when this run began.")
+        Path(path).write_bytes(former)
+    go_on(cfg, tmp_path / "run")
+    assert same(tmp_path / "run", whole)
 
 
 def test_a_full_disk(cfg, whole, tmp_path):

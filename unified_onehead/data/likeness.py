@@ -7,6 +7,7 @@ __all__ = ['leak_pairs', 'find_leaks', 'shared_images', 'same_plain']
 
 # %% ../../nbs/data/05_likeness.ipynb #592044e4
 import hashlib
+import zlib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -77,6 +78,14 @@ def file_size(path: str) -> int:
     "Size in bytes. Raises InputError for a link that leads nowhere and for a disk that refuses."
     try:
         return Path(path).stat().st_size
+    except OSError as error:
+        raise InputError(why_unreadable(path, error)) from error
+
+
+def file_sum(path: str) -> int:
+    "CRC-32 of a whole file. Raises InputError for a disk that refuses."
+    try:
+        return zlib.crc32(Path(path).read_bytes())
     except OSError as error:
         raise InputError(why_unreadable(path, error)) from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from ..core.files import InputError
 from ..core.config import METRICS, Config, to_dict
 from ..core.stages import START
 from ..data.records import Minis
@@ -50,6 +51,19 @@ def find_shared(
         say(f"WARNING: {len(pairs)} pairs of images in two sets are one picture each ({shown}{'; ..' * (len(pairs) > 5)}). "
             "The sets should be disjoint; `unified-onehead data prepare` writes a copy without them.")
     return pairs
+
+
+def check_unchanged(
+    state: RunState,  # of a run that goes on, or of a new one, which takes the sums over
+    sums: "dict[str, int]",  # as `check_images` gives it
+) -> None:
+    "Raises InputError where a file has another content than when the run began."
+    changed = [path for path, now, before in zip(sums, sums.values(), state.sums) if now != before]
+    if changed:
+        others = f", and so have {len(changed) - 1} others" * (len(changed) > 1)
+        raise InputError(f"{changed[0]}: has another content than when this run began{others}. The run would mix the former "
+                         "files with these. Put the former back, or begin a new run in another folder.")
+    state.sums = list(sums.values())
 
 
 def data_facts(

@@ -36,6 +36,8 @@ class RunState:
         task -> images shown in its own stage, each as a view
     replayed : dict[str, int], default dict()
         task -> stored images shown beside later stages
+    sums : list[int], default list()
+        CRC-32 of each image's and mask's file, in the order of the records
     """
     start: "str | None" = None  # sha256 of the start weights; None where nobody recorded it
     before: "dict[str, float]" = field(default_factory=dict)  # metric -> score of a trained network before it learned on
@@ -46,6 +48,7 @@ class RunState:
     details: "dict[str, dict]" = field(default_factory=dict)  # task -> `per_class` {name: value} and counts, last evaluation
     presented: "dict[str, int]" = field(default_factory=dict)  # task -> images shown in its own stage, each as a view
     replayed: "dict[str, int]" = field(default_factory=dict)  # task -> stored images shown beside later stages
+    sums: "list[int]" = field(default_factory=list)  # CRC-32 of each image's and mask's file, in the order of the records
 
     @classmethod
     def from_dict(cls, saved: dict) -> "RunState":

@@ -22,6 +22,7 @@ from ..core.stages import alone_epochs, in_turn, stage_names
 from ..core.tables import duration
 from ..core.viz import show_predictions
 from ..data.records import Minis, mask_values
+from ..data.likeness import file_sum
 from ..data.sources import data_digest
 from ..data.check import stray_boxes
 from ..model.net import OneHead, build_network, class_counts
@@ -40,7 +41,7 @@ from .folder import (
     numbered, places, read_log, read_results, run_name, what_is_in, write_json)
 from .results import Results, RunState
 from .together import begin_together, check_alike, find_alone, meet, open_run
-from .measure import collect, find_shared
+from .measure import check_unchanged, collect, find_shared
 from .verdict import judge, verdict_table
 from .report import write_report
 from .callbacks import Watch, check_callbacks, run_parts, tracker_names
@@ -90,7 +91,7 @@ def describe_start(minis: Minis, net: OneHead, weights: dict, folder: Path, say)
 def check_images(
     learner: Learner,  # its training and validation images are decoded
     say=None,  # gets lines of progress where it takes long; None: standard error
-) -> None:
+) -> "dict[str, int]":  # path of every image and mask -> CRC-32 of the file
     """Decode every image before the first epoch, so that a broken file is named now and not after an hour.
 
     Raises InputError for a file that cannot be decoded, a mask value that is no class, a box outside its image, and for
@@ -102,8 +103,13 @@ def check_images(
         its training and validation images are decoded
     say : default None
         gets lines of progress where it takes long; None: standard error
+
+    Returns
+    -------
+    dict[str, int]
+        path of every image and mask -> CRC-32 of the file
     """
-    drawn = set()  # values in val's masks
+    drawn, sums = set(), {}  # values in val's masks
     sets = [(split, task, dataset) for split, parts in (("train", learner.train_sets), ("val", learner.val_sets))
             for task, dataset in parts.items()]
     keys = ((*one, index) for one in sets for index in range(len(one[2])))
@@ -113,12 +119,15 @@ def check_images(
         drawn |= found if split == "val" else set()
         for problem in stray_boxes(record, sample.original):
             raise InputError(problem)
+        sums.update((path, file_sum(path)) for path in (record.path, record.mask_path) if path)
     if "seg" in learner.val_sets and not drawn - {0, IGNORE}:
         raise InputError("segmentation: no val mask shows a class; all is background or 'ignore' (255), so nothing could be "
                          "measured. Write the classes' numbers, 1 and up, into the masks.")
     if "det" in learner.val_sets and not any(not c for r in learner.val_sets["det"].records for c in r.crowd):
         raise InputError("detection: no val image has a box of the chosen classes, so nothing could be measured. Choose other "
                          "classes with det_classes=a,b,c.")
+    return sums
+
 
 # %% ../../nbs/run/06_stages.ipynb #fd287cbf
 def time_left(learner: Learner, state: RunState) -> str:  # a clause, or nothing after the last stage
@@ -404,7 +413,7 @@ def run_assignment(
         describe_device(learner, say)
         state, inside = begin_together(learner, lambda: begin(learner, folder, minis, weights["sha256"], resume, say))
         shared = from_main(lambda: find_shared(minis, say))
-        agreed(lambda: check_images(learner, say))
+        agreed(lambda: check_unchanged(state, check_images(learner, say)))
         say(memory_line(learner))
         watch = stack.enter_context(agreed(lambda: Watch(learner, folder, callbacks)))
         state = run_stages(learner, minis, folder, state, say, inside, known, watch.stage)
