@@ -17,7 +17,7 @@ import sys
 import threading
 
 from . import __version__
-from .core.files import InputError, first_line
+from .core.files import InputError, first_line, printable
 from .core.config import PRESETS, TASKS, Config, apply_overrides, field_table, preset
 from .cli_data import add_data
 from .cli_deploy import add_deploy
@@ -421,7 +421,7 @@ def exit_code(
         return command() or 0
     except InputError as error:
         if speaks(error):
-            print(f"error: {error}", file=sys.stderr)
+            printable(lambda text: print(text, file=sys.stderr))(f"error: {error}")
         return 2
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..core.config import TASK_TITLES
-from ..core.files import InputError, replace_file
+from ..core.files import InputError, printable, replace_file
 from .result import LONGEST_SIDE, Result, png_bytes, shares
 from .sources import pictures
 from .predictor import Predictor
@@ -212,7 +212,7 @@ def predict_folder(
         for item in pictures(sources, 2 * batch, str(writer.out)):
             if isinstance(item, InputError):
                 lost += 1
-                say(f"left out: {item}")
+                printable(say)(f"left out: {item}")
             else:
                 yield item
 
