@@ -14,6 +14,7 @@ from ..data.cache import MiniDataset
 from ..data.records import collate_bytes
 from ..data.augment import LetterboxDataset
 from ..model.net import OneHead, UnifiedOutput
+from .guard import Pieces
 from .processes import gathered, process_count, process_index
 from .task import Task
 
@@ -21,6 +22,11 @@ from .task import Task
 def on_cpu(prediction):
     "A tensor, or a tuple of them, as it travels to other processes."
     return prediction.cpu() if isinstance(prediction, torch.Tensor) else type(prediction)(*map(on_cpu, prediction))
+
+
+def joined(outputs: "list[UnifiedOutput]") -> UnifiedOutput:
+    "The outputs of consecutive images as one."
+    return outputs[0] if len(outputs) == 1 else type(outputs[0])(*map(torch.cat, zip(*outputs)))
 
 # %% ../../nbs/learn/07_evaluate.ipynb #c3f6725c
 @torch.no_grad()
@@ -57,11 +63,12 @@ def evaluate_task(
     net.eval()
     metric = task.metric(dataset.records)
     batches = list(BatchSampler(range(len(dataset)), batch_size, False))
-    own = batches[process_index()::process_count()]  # whole batches: each is rounded as in one process
+    own, pieces = batches[process_index()::process_count()], Pieces()  # whole batches: each is rounded as in one process
 
     def answers():  # of this process's batches
         for batch in DataLoader(LetterboxDataset(dataset, size), batch_sampler=own, collate_fn=collate_bytes):
-            output = net(batch.to(device).images)
+            images = batch.to(device).images
+            output = pieces.run(lambda count: joined([net(part) for part in images.chunk(count)]), len(images), 1)
             yield [(task.predict(output, i, sample, size), sample.record) for i, sample in enumerate(batch.samples)]
 
     if process_count() > 1:  # every process feeds its metric with the answers of all, in their order

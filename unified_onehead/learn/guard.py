@@ -142,9 +142,10 @@ class Pieces:
         self,
         attempt,  # called with the number of pieces
         images: int,  # in the step
+        least: int = 2,  # images in a piece: a norm over one image alone says nothing
     ):  # what `attempt` gave
-        "Call it, with more pieces after each lack of memory. Raises InputError when two images are too many."
-        most = max(1, images // 2)
+        "Call it, with more pieces after each lack of memory. Raises InputError when the least are too many."
+        most = max(1, images // least)
         while True:
             count = min(self.count, most)
             try:
