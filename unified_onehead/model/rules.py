@@ -6,11 +6,15 @@
 __all__ = ['one_branch', 'linear_maps', 'check_network', 'count_macs']
 
 # %% ../../nbs/model/02_rules.ipynb #2ecaa702
+import copy
+import re
 from collections import Counter
-from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.func import functional_call, functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
 from .net import OneHead, TaskAwarenessLayer
@@ -19,6 +23,7 @@ from .net import OneHead, TaskAwarenessLayer
 @torch.no_grad()
 def one_branch(
     net: OneHead,  # any; it is run on noise
+    size: int = 64,  # input side, pixels: a branch may wake only where images are large
 ) -> bool:
     """True when every output is computed from the one tensor that the last layer's convolution emits.
 
@@ -26,6 +31,8 @@ def one_branch(
     ----------
     net : OneHead
         any; it is run on noise
+    size : int, default 64
+        input side, pixels: a branch may wake only where images are large
 
     Returns
     -------
@@ -39,7 +46,7 @@ def one_branch(
 
     handle = layer.conv.register_forward_hook(replace_output)
     try:
-        out = net(torch.randn(1, 3, 64, 64, device=layer.conv.weight.device))
+        out = net(torch.randn(1, 3, size, size, device=layer.conv.weight.device))
     finally:
         handle.remove()
     if len(made) != 1:
@@ -50,23 +57,102 @@ def one_branch(
             and torch.allclose(out.classification, cls.mean((2, 3)), atol=1e-6))
 
 # %% ../../nbs/model/02_rules.ipynb #e1ecb0ae
-def factored(first: nn.Module, second: nn.Module) -> bool:
-    "True when the two, one right after the other, are one convolution with a factored kernel: depthwise and pointwise."
-    def depthwise(m):
-        return isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1
+MIXES = re.compile(r"conv(?!ert)|(^|_|add)b?mm(_|$)|^(add)?mv$|^v?dot$|^_?(mkldnn_)?linear$|_trilinear|attention|transformer|"
+                   "rnn|lstm|gru")  # names of torch's operations
 
-    def pointwise(m):
-        return isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.groups == 1
 
-    return depthwise(first) and pointwise(second) or pointwise(first) and depthwise(second)
+class Mixing(NamedTuple):
+    "An operation that mixes the channels or the places of a map."
+    name: str  # of its module, or of its parameter, or the operation's own where it has none
+    part: str  # backbone | neck | head
+    node: torch.fx.Node
+    reads: list  # nodes: what of its inputs depends on the image
+    kind: str  # depthwise | pointwise | ''
+
+
+def traced(
+    net: OneHead,  # in eval
+    size: int,  # input side, pixels
+) -> tuple:  # the graph of one pass; input node -> name of a parameter or buffer; that -> tensor
+    "What a forward pass computes, operation by operation, whether a module asks for it or a function."
+    values = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    image = torch.zeros(1, 3, size, size, device=next(net.parameters()).device)
+
+    def run(tensors, image):
+        return functional_call(net, dict(zip(values, tensors)), (image,))
+
+    graph = make_fx(functionalize(run))(list(values.values()), image).graph
+    return graph, dict(zip((n for n in graph.nodes if n.op == "placeholder"), [*values, ""])), values
+
+
+def convolution_kind(node: torch.fx.Node, shape: tuple) -> str:
+    "Which half of a factored convolution a node may be, by the shape of its weight."
+    if "convolution" not in str(node.target) or len(shape) != 4:
+        return ""
+    groups = node.args[-1]
+    return "depthwise" if groups > 1 == shape[1] else "pointwise" if groups == 1 and shape[2:] == (1, 1) else ""
 
 # %% ../../nbs/model/02_rules.ipynb #01182cc0
+PARTS = ("backbone", "neck", "head")
+
+
 @torch.no_grad()
+def mixing_operations(
+    net: OneHead,  # in eval
+    size: int,  # input side, pixels
+) -> "list[Mixing]":  # in running order, without those of the modulations
+    "The operations that mix channels or places, each with the part of the network that it belongs to."
+    graph, names, values = traced(net, size)
+    modulations = {id(p) for m in net.modules() if type(m) is TaskAwarenessLayer for p in m.modulation.parameters()}
+    live, origin, place, found = set(), {node: [name] for node, name in names.items()}, {}, []
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            live.update([node] * (names[node] == ""))
+            continue
+        reads = [n for n in node.all_input_nodes if n in live]
+        own = [name for n in node.all_input_nodes if n not in live for name in origin.get(n, ())]
+        place[node] = max((place.get(n, 0) for n in reads), default=0)
+        if not reads:
+            origin[node] = own
+            continue
+        live.add(node)
+        if not MIXES.search(getattr(node.target, "__name__", "").partition(".")[0]):
+            continue
+        weights = [name for name in own if values[name].dim() > 1] or own
+        part = weights[0].partition(".")[0] if weights else PARTS[place[node]]
+        place[node] = max(place[node], PARTS.index(part) if part in PARTS else 1)  # a weight of no part: after the backbone
+        if not any(id(values[name]) in modulations for name in weights):
+            name = re.sub(r"^(neck|head)\.|\.weight$", "", weights[0]) if weights else node.name
+            shape = tuple(values[weights[0]].shape) if weights else ()
+            found.append(Mixing(name, PARTS[place[node]], node, reads, convolution_kind(node, shape)))
+    return found
+
+
+def layers_of(
+    found: "list[Mixing]",  # as `mixing_operations` gives it
+    part: str,  # neck | head
+) -> "list[list[str]]":  # as `linear_maps`
+    "Operations as layers: a depthwise and a pointwise convolution are one, if the second reads what the first gave."
+    layers, open_ones = [], {}  # node -> (its kind, its layer), until something reads it
+    for one in (one for one in found if one.part == part):
+        kind, layer = open_ones.pop(one.reads[0], ("", [])) if len(one.reads) == 1 else ("", [])
+        joins = {kind, one.kind} == {"depthwise", "pointwise"}
+        if not joins:
+            layers.append(layer := [])
+            open_ones[one.node] = one.kind, layer
+        layer.append(one.name)
+    return layers
+
+# %% ../../nbs/model/02_rules.ipynb #5c1f00aa
 def linear_maps(
     net: OneHead,  # in eval
     part: str,  # neck | head
+    size: int = 64,  # input side, pixels
 ) -> "list[list[str]]":  # one list of module names a layer, in running order
-    """The part's convolutions and linear maps as a forward pass runs them; a factored convolution is one layer.
+    """The part's convolutions, matrix products and attentions as a forward pass runs them; a factored convolution is one layer.
+
+    Read from the graph of the pass (torch.fx), so that functions count like modules. Products that are written element by element
+    are not seen.
 
     Parameters
     ----------
@@ -74,37 +160,37 @@ def linear_maps(
         in eval
     part : str
         neck | head
+    size : int, default 64
+        input side, pixels
 
     Returns
     -------
     list[list[str]]
         one list of module names a layer, in running order
     """
-    module = getattr(net, part)
-    modulations = [m.modulation for m in module.modules() if type(m) is TaskAwarenessLayer]
-    layers, made, handles = [], {}, []  # made: id of an output -> (the output, its version, who made it, the layer)
-
-    def count(name, m, inputs, output):
-        _, version, maker, layer = made.pop(id(inputs[0]), (None, -1, None, []))
-        joins = version == inputs[0]._version and factored(maker, m)
-        if not joins:
-            layers.append(layer := [])
-        layer.append(name)
-        made[id(output)] = output, output._version, None if joins else m, layer
-
-    for name, m in module.named_modules():
-        if isinstance(m, (nn.Conv2d, nn.Linear)) and not any(m is own for own in modulations):
-            handles.append(m.register_forward_hook(partial(count, name)))
-    try:
-        net(torch.zeros(1, 3, 64, 64, device=next(net.parameters()).device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return layers
+    return layers_of(mixing_operations(net, size), part)
 
 # %% ../../nbs/model/02_rules.ipynb #e3d07b58
+def still_blocks(
+    net: OneHead,  # as built; a copy of it takes a step
+) -> "list[bool]":  # for each block: not a number of it has moved
+    "Which blocks of the backbone stay as they are in a training step: parameters, and statistics of norms."
+    copied, device = copy.deepcopy(net).train(), next(net.parameters()).device
+    blocks = [[t for m in copied.backbone.step_modules(i) for t in (*m.parameters(), *m.buffers())]
+              for i in range(1, net.backbone.steps - 1)]
+    before = [[t.detach().clone() for t in block] for block in blocks]
+    with torch.random.fork_rng([device] * (device.type == "cuda")), torch.enable_grad():
+        out = copied(torch.randn(2, 3, 64, 64, device=device))
+        sum(part.float().square().mean() for part in out if part.numel()).backward()
+        for p in copied.parameters():
+            if p.grad is not None:
+                p.data.add_(p.grad.sign(), alpha=-1e-2)  # whatever can move does
+    return [all(map(torch.equal, block, kept)) for block, kept in zip(blocks, before)]
+
+# %% ../../nbs/model/02_rules.ipynb #5c1f00ab
 def check_network(
     net: OneHead,  # as built; it is run, and left in the mode it was in
+    size: int = 64,  # input side in training, pixels: layers and branches are looked for there
 ) -> dict:  # parameters by part, layers of neck and head, whether there is one branch, frozen blocks
     """Measure on the built network what the assignment limits. All values are counted, none is declared.
 
@@ -112,24 +198,26 @@ def check_network(
     ----------
     net : OneHead
         as built; it is run, and left in the mode it was in
+    size : int, default 64
+        input side in training, pixels: layers and branches are looked for there
 
     Returns
     -------
     dict
         parameters by part, layers of neck and head, whether there is one branch, frozen blocks
     """
-    blocks = range(1, net.backbone.steps - 1)
-    still = [not any(p.requires_grad for m in net.backbone.step_modules(i) for p in m.parameters()) for i in blocks]
-    was_training = net.training
-    branch, layers, neck = one_branch(net.eval()), linear_maps(net, "head"), linear_maps(net, "neck")
+    still, was_training = still_blocks(net), net.training
+    branch = all([one_branch(net.eval(), side) for side in sorted({64, size})])
+    found = mixing_operations(net, size)
     net.train(was_training)
+    layers, neck = layers_of(found, "head"), layers_of(found, "neck")
     laterals = [names[0].split(".")[1] for names in neck if names[0].startswith("laterals.")]
     return {"total": sum(p.numel() for p in net.parameters()),
             "trainable": sum(p.numel() for p in net.parameters() if p.requires_grad),
             "backbone": sum(p.numel() for p in net.backbone.parameters()),
             "neck": sum(p.numel() for p in net.neck.parameters()),
             "head": sum(p.numel() for p in net.head.parameters()),
-            "neck_layers": max(Counter(laterals).values()) + len(neck) - len(laterals),
+            "neck_layers": max(Counter(laterals).values(), default=0) + len(neck) - len(laterals),
             "head_layers": len(layers), "head_maps": layers, "one_branch": branch,
             "frozen_blocks": next((i for i, s in enumerate(still) if not s), len(still))}
 

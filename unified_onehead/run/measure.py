@@ -204,7 +204,7 @@ def collect(
         all but `reproduced` and `rules`
     """
     cfg, net, device = learner.cfg, learner.net, learner.device
-    facts, matrix = check_network(net), {**({START: state.before} if state.before else {}), **state.matrix}
+    facts, matrix = check_network(net, cfg.data.size), {**({START: state.before} if state.before else {}), **state.matrix}
     return Results(
         matrix=matrix, single_task=single, **ScoreMatrix(matrix).summary(),
         parameters=facts["total"], network=facts, macs_512=count_macs(net, 512), latency_ms=latencies(learner),
