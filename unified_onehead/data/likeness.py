@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..core.files import InputError, file_sha256, progress
-from ..core.images import TURNS, UNDECODABLE, opened, orientation, to_rgb, why_unreadable
+from ..core.files import file_sha256, progress
+from ..core.images import TURNS, UNDECODABLE, naming, opened, orientation, to_rgb
 from .records import Record
 
 # %% ../../nbs/data/05_likeness.ipynb #14dc75ab
@@ -76,28 +76,21 @@ def alike(first: Look, second: Look) -> bool:
 # %% ../../nbs/data/05_likeness.ipynb #c4331497
 def file_size(path: str) -> int:
     "Size in bytes. Raises InputError for a link that leads nowhere and for a disk that refuses."
-    try:
+    with naming(path, "image"):
         return Path(path).stat().st_size
-    except OSError as error:
-        raise InputError(why_unreadable(path, error)) from error
 
 
 def file_sum(path: str) -> int:
     "CRC-32 of a whole file. Raises InputError for a disk that refuses."
-    try:
+    with naming(path, "image"):
         return zlib.crc32(Path(path).read_bytes())
-    except OSError as error:
-        raise InputError(why_unreadable(path, error)) from error
 
 
 def file_end(path: str) -> bytes:
     "A digest of the last 4096 bytes, in which two pictures differ. Raises InputError for a disk that refuses."
-    try:
-        with open(path, "rb") as file:
-            file.seek(-min(4096, Path(path).stat().st_size), 2)
-            return hashlib.sha256(file.read()).digest()
-    except OSError as error:
-        raise InputError(why_unreadable(path, error)) from error
+    with naming(path, "image"), open(path, "rb") as file:
+        file.seek(-min(4096, Path(path).stat().st_size), 2)
+        return hashlib.sha256(file.read()).digest()
 
 
 def same_bytes(
