@@ -122,7 +122,7 @@ class ProgressiveOverClasses(ProgressiveKnowledgeDistillation):
 
     name, old_classes = "progressive_over_classes", ()
 
-    def shares(self, net, names, seen):
+    def _shares(self, net, names, seen):
         layer, share = net.head.layers[-1], {}
         first = layer.channels("cls").start
         for part, p in layer.conv.named_parameters():

@@ -63,7 +63,7 @@ def test_old_outputs_move_in_small_steps():
     ours.old_classes = [3, 4]
     page.BACKBONES["small"] = page.Small
     net, _ = page.build_network(replace_fields(CFG, backbone="small"), {"seg": 2, "det": 1, "cls": page.CLASSES})
-    share, first = ours.shares(net, ("cls",), ["cls"]), net.head.layers[-1].channels("cls").start
+    share, first = ours._shares(net, ("cls",), ["cls"]), net.head.layers[-1].channels("cls").start
     bias = share[f"head.layers.{len(net.head.layers) - 1}.conv.bias"]
     assert (bias == ours.old_lr_scale).nonzero().flatten().tolist() == [first + 3, first + 4]
     assert (bias == 1).sum() == len(bias) - 2, "all others freely"

@@ -10,7 +10,8 @@ from unittest.mock import patch
 
 import pytest
 from conftest import ROOT
-from test_resume import Cut, Little, cut_before
+from small import Noisy, quiet
+from test_resume import Cut, cut_before
 
 from unified_onehead.compare import cells as cells_page
 from unified_onehead.compare.cells import read_cell, run_cell
@@ -69,13 +70,9 @@ def root(tmp_path_factory):
 @pytest.fixture
 def cfg(root):
     "A second per cell, and a checkpoint after every epoch."
-    with patch.dict(BACKBONES, little=Little):
-        yield replace_fields(preset("smoke"), root=str(root), backbone="little", width=24, size=32, device="cpu", threads=1,
+    with patch.dict(BACKBONES, noisy=Noisy):
+        yield replace_fields(preset("smoke"), root=str(root), backbone="noisy", width=24, size=32, device="cpu", threads=1,
                              checkpoint_minutes=0, **EPOCHS)
-
-
-def quiet(*_):
-    "Nobody listens."
 
 
 def content(path):

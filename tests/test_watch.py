@@ -5,7 +5,8 @@ import sys
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_resume import Cut, cut_before, fast, own_temporary_folder, place, quiet, same  # noqa: F401  some are fixtures
+from small import quiet
+from test_resume import Cut, cut_before, fast, own_temporary_folder, place, same  # noqa: F401  some are fixtures
 
 from unified_onehead.cli import main
 from unified_onehead.core.config import METRICS, preset, replace_fields
@@ -21,7 +22,7 @@ STEPS = [(0, 1), (0, 2), (1, 1), (1, 2), (1, 3), (2, 1)]
 @pytest.fixture(scope="module")
 def cfg(place):  # noqa: F811
     "A second per run; a checkpoint only where something asks for it."
-    return replace_fields(preset("smoke"), backbone="little", width=24, size=32, synthetic_side=32, checkpoint_minutes=1e6,
+    return replace_fields(preset("smoke"), backbone="noisy", width=24, size=32, synthetic_side=32, checkpoint_minutes=1e6,
                           threads=1, device="cpu", synthetic_dir=str(place / "minis"), epochs_seg=2, epochs_det=3, epochs_cls=1)
 
 

@@ -83,17 +83,33 @@ def drawn_jpegs(count: int) -> "list[bytes]":
     return jpegs
 
 
+ENOUGH = 1.5  # seconds of timings, after which five are enough: a slow machine has no fifteen to give
+
+
+def timings(
+    once,  # called with a number, gives one timing
+    repeats: int,  # timings, at most; five at least, if so many are wanted
+) -> list:  # what `once` gave
+    "Time again and again, after three calls that warm up, until there are enough."
+    for k in range(3):
+        once(k)
+    found, start = [], time.perf_counter()
+    while len(found) < min(5, repeats) or len(found) < repeats and time.perf_counter() - start < ENOUGH:
+        found.append(once(len(found)))
+    return found
+
+
 def whole_latency(
     net,  # images -> UnifiedOutput, in eval, on `device`
     size: int,  # input side, pixels
     same: "list[int]",  # see match_class_names
     run: RunConfig,  # the masks' weights are read
     device: torch.device,  # where it runs
-    repeats: int = 15,  # timed answers, after three that warm up
+    repeats: int = 15,  # timed answers, see `timings`
 ) -> "dict[str, float]":  # whole and each part -> median, milliseconds
     "How long the whole answer takes, on drawn pictures."
     jpegs = drawn_jpegs(5)
-    times = [time_parts(net, jpegs[k % len(jpegs)], size, same, run, device)[0] for k in range(repeats + 3)][3:]
+    times = timings(lambda k: time_parts(net, jpegs[k % len(jpegs)], size, same, run, device)[0], repeats)
     medians = {part: statistics.median(row[part] for row in times) for part in PARTS}
     return {"whole": statistics.median(sum(row.values()) for row in times), **medians}
 

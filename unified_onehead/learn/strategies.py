@@ -244,18 +244,10 @@ class Frozen(Strategy):
     remedy = None
 
     def begin_stage(self, net, names, seen):
-        self.update_mask = UpdateMask(net, self.shares(net, names, seen))
+        self.update_mask = UpdateMask(net, self._shares(net, names, seen))
 
-    def shares(self, net, names, seen):  # parameter name -> 0..1, the parameter's shape
-        """How far each entry may move in a stage, given as to `begin_stage`; what is missing moves freely.
-
-        Parameters
-        ----------
-        net
-        names
-        seen
-            parameter name -> 0..1, the parameter's shape
-        """
+    def _shares(self, net, names, seen):  # parameter name -> 0..1, the parameter's shape
+        "How far each entry may move in a stage, given as to `begin_stage`; what is missing moves freely."
         if not seen:
             return {}
         layer, share = net.head.layers[-1], {n: torch.zeros_like(p) for n, p in net.named_parameters()}
@@ -306,11 +298,11 @@ class Isolation(Frozen):
     old_lr_scale = 0.0  # share of a step for what earlier tasks own
     shared_rate = 0.0  # and for an unfrozen backbone, which is nobody's own
 
-    def shares(self, net, names, seen):
+    def _shares(self, net, names, seen):
         if not seen:
             make_triangular(net)
         elif not is_triangular(net):  # trained with all channels shared: whatever moves in them, every task sees
-            return Frozen.shares(self, net, names, seen)
+            return Frozen._shares(self, net, names, seen)
         share = {n: torch.full_like(p, (self.shared_rate if seen else 1.0) * n.startswith("backbone."))
                  for n, p in net.named_parameters()}
         output = f"head.layers.{len(net.head.layers) - 1}."
@@ -464,9 +456,9 @@ class ProgressiveKnowledgeDistillation(LearningWithoutForgetting, Isolation):
         LearningWithoutForgetting.begin_stage(self, net, names, seen)
         Isolation.begin_stage(self, net, names, seen)
 
-    def shares(self, net, names, seen):
+    def _shares(self, net, names, seen):
         if self.cfg.isolate_channels and (not seen or is_triangular(net)):
-            return super().shares(net, names, seen)
+            return super()._shares(net, names, seen)
         share, layer = {}, len(net.head.layers) - 1
         for part, p in net.head.layers[-1].conv.named_parameters():
             share[f"head.layers.{layer}.conv.{part}"] = rate = torch.ones_like(p)

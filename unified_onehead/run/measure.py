@@ -29,7 +29,7 @@ from ..model.rules import check_network, count_macs
 from ..learn.forgetting import ScoreMatrix, trivial_floors
 from ..learn.checkpoint import device_name
 from ..learn.learner import Learner
-from ..deploy.bench import whole_latency
+from ..deploy.bench import timings, whole_latency
 from .results import Results, RunState
 
 # %% ../../nbs/run/02_measure.ipynb #2acbf552
@@ -88,7 +88,7 @@ def measure_latency(
     net: OneHead,  # on `device`; is left in eval
     size: int,  # input side, pixels
     device: torch.device,  # where the pass runs
-    repeats: int = 15,  # timed passes, after three that warm up
+    repeats: int = 15,  # timed passes, at most; after three that warm up
 ) -> float:  # milliseconds, median
     """Median time of one forward pass of one image.
 
@@ -101,7 +101,7 @@ def measure_latency(
     device : torch.device
         where the pass runs
     repeats : int, default 15
-        timed passes, after three that warm up
+        timed passes, at most; after three that warm up
 
     Returns
     -------
@@ -110,14 +110,16 @@ def measure_latency(
     """
     net.eval()
     x = torch.randn(1, 3, size, size, device=device).to(memory_format=torch.channels_last)
-    times, wait = [], getattr(torch, device.type).synchronize  # cpu's does nothing; cuda's and mps' wait for what was only queued
-    for _ in range(repeats + 3):
+    wait = getattr(torch, device.type).synchronize  # cpu's does nothing; cuda's and mps' wait for what was only queued
+
+    def once(_):
         wait()
         start = time.perf_counter()
         net(x)
         wait()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[3:])
+        return 1000 * (time.perf_counter() - start)
+
+    return statistics.median(timings(once, repeats))
 
 
 def versions() -> "dict[str, str]":  # python and each package -> its version
