@@ -103,7 +103,7 @@ def mixing_operations(
 ) -> "list[Mixing]":  # in running order, without those of the modulations
     "The operations that mix channels or places, each with the part of the network that it belongs to."
     graph, names, values = traced(net, size)
-    modulations = {id(p) for m in net.modules() if type(m) is TaskAwarenessLayer for p in m.modulation.parameters()}
+    modulations = {id(m.modulation.weight) for m in net.modules() if type(m) is TaskAwarenessLayer}
     live, origin, place, found = set(), {node: [name] for node, name in names.items()}, {}, []
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -121,7 +121,10 @@ def mixing_operations(
         weights = [name for name in own if values[name].dim() > 1] or own
         part = weights[0].partition(".")[0] if weights else PARTS[place[node]]
         place[node] = max(place[node], PARTS.index(part) if part in PARTS else 1)  # a weight of no part: after the backbone
-        if not any(id(values[name]) in modulations for name in weights):
+        used = {id(values[name]) for name in weights}
+        if used and used <= modulations:  # the modulation itself; what uses its numbers again is a layer
+            modulations -= used
+        else:
             name = re.sub(r"^(neck|head)\.|\.weight$", "", weights[0]) if weights else node.name
             shape = tuple(values[weights[0]].shape) if weights else ()
             found.append(Mixing(name, PARTS[place[node]], node, reads, convolution_kind(node, shape)))
