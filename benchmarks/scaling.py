@@ -100,12 +100,12 @@ def exchanged(frozen: bool) -> dict:
             "masks": images * cfg.data.size**2, "exchanges": 9}
 
 
-def computed(sent: dict) -> list:
-    "A step of the preset t4 on 1, 2, 4 and 8 GPUs, from the estimate for one."
+def computed(name: str, sent: dict) -> list:
+    "A step of the preset t4 on 1, 2, 4 and 8 GPUs, from the estimate of that name for one."
     estimate = json.loads((RESULTS / "estimate" / "t4.json").read_text(encoding="utf-8"))
-    row, rows = estimate["stages"]["det"], []
+    row, rows = estimate[name]["stages"]["det"], []
     size = sent["gradient"] + sent["outputs and teacher"] + sent["masks"]
-    load = row["images"] * estimate["view_ms"] / estimate["workers"]
+    load = row["images"] * estimate[name]["view_ms"] / estimate["workers"]
     for link, speed in LINKS.items():
         for count in (1, 2, 4, 8):
             start = row["operations"] * estimate["assumed"]["launch_us"] / 1000
@@ -116,10 +116,26 @@ def computed(sent: dict) -> list:
     return rows
 
 
+def measured_here(args: argparse.Namespace) -> dict:
+    "Steps on this machine, and what machine it is."
+    before = os.getloadavg()
+    with tempfile.TemporaryDirectory() as folder:
+        root = str(make_synthetic(Path(folder), seed=0, n_train=64, n_val=2, side=96))
+        rows = {"one process": measured_by(1, root, args.steps), "two processes": measured_by(2, root, args.steps),
+                "bf16": measured_by(1, root, args.steps, precision="bf16")}
+        if args.compile:
+            rows["compile"] = measured_by(1, root, args.steps, compile=True)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"measured": rows, "cores_allowed": allowed, "load_before": before, "load_after": os.getloadavg(),
+            "machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__,
+            "python": platform.python_version(), "tasks": list(TASKS)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, help="steps measured")
     parser.add_argument("--compile", action="store_true", help="a compiled step, too; the compiler takes minutes")
+    parser.add_argument("--computed", action="store_true", help="measure nothing, compute the record's second half anew")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -129,20 +145,10 @@ def main() -> None:
             make_accelerator(replace_fields(preset("synthetic"), device="cpu"))
         print(json.dumps(measure(args.folder, args.steps, **json.loads(args.child))))
         return
-    before = os.getloadavg()
-    with tempfile.TemporaryDirectory() as folder:
-        root = str(make_synthetic(Path(folder), seed=0, n_train=64, n_val=2, side=96))
-        rows = {"one process": measured_by(1, root, args.steps), "two processes": measured_by(2, root, args.steps),
-                "bf16": measured_by(1, root, args.steps, precision="bf16")}
-        if args.compile:
-            rows["compile"] = measured_by(1, root, args.steps, compile=True)
+    record = json.loads((OUT / "cpu.json").read_text(encoding="utf-8")) if args.computed else measured_here(args)
     sent = {name: exchanged(frozen) for name, frozen in (("from random weights", False), ("frozen backbone", True))}
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    record = {"measured": rows, "cores_allowed": allowed,
-              "load_before": before, "load_after": os.getloadavg(), "machine": platform.machine(), "cores": os.cpu_count(),
-              "torch": torch.__version__, "python": platform.python_version(), "tasks": list(TASKS), "sent": sent,
-              "assumed": {"links": LINKS, "exchange_us": EXCHANGE_US, "from": "results/estimate/t4.json, stage det"},
-              "computed": {name: computed(s) for name, s in sent.items()}}
+    record.update(sent=sent, assumed={"links": LINKS, "exchange_us": EXCHANGE_US, "from": "results/estimate/t4.json, stage det"},
+                  computed={name: computed(name, s) for name, s in sent.items()})
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "cpu.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(record, indent=1))
