@@ -61,12 +61,10 @@ def test_a_video_is_answered_frame_by_frame(model, tmp_path):
     assert [r.frame for r in found] == [0, 1, 2] and {r.path for r in found} == {str(tmp_path / "clip.mp4")}
     assert [abs(int(r.image.mean()) - shade) < 6 for r, shade in zip(found, (40, 120, 200))] == [True] * 3, "in order, RGB"
     assert [r.stem for r in found] == ["clip_000000", "clip_000001", "clip_000002"]
-    (tmp_path / "cut.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes()[:200])
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "clip.mp4").read_bytes()[:20])  # not even its kind
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
     read = list(pictures([tmp_path / "cut.mp4", tmp_path / "one.png"]))
-    assert isinstance(read[0], InputError) and "cut.mp4: " in str(read[0])
-    said = str(read[0])
-    assert "cannot be read as a video" in said or "holds no pictures" in said, "as the reader's version has it"
+    assert isinstance(read[0], InputError) and "cut.mp4: cannot be read as a video" in str(read[0])
     assert read[-1].name.endswith("one.png"), "and the next is answered"
 
 

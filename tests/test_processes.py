@@ -29,6 +29,7 @@ from unified_onehead.run.folder import read_log
 ROOT = Path(__file__).resolve().parents[1]
 EPOCHS = dict(epochs_seg=1, epochs_det=2, epochs_cls=1)
 SMALL = dict(backbone="normed", width=24, size=32)
+SLOW = dict(SMALL, lr=1e-4)  # the optimizer's first steps have the sign of a gradient, also of one that is nothing but rounding
 LONG = 500  # seconds for what takes ten, on a machine that does other things, too
 
 
@@ -108,7 +109,7 @@ def child(what: str, place: Path) -> None:
             whole_run(place, "two")
             return
         with ending(what), patch.object(state, "WAIT", 12):
-            whole_run(place, what, **SMALL)
+            whole_run(place, what, **SLOW)
 
 
 # ---- the tests
@@ -151,7 +152,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     with fast("write_report"):
         whole_run(folder, "one")
-        whole_run(folder, "small", **SMALL)
+        whole_run(folder, "small", **SLOW)
     return folder
 
 
@@ -216,11 +217,11 @@ def test_killed_and_resumed_by_one(place):
     assert [(r["stage"], r["epoch"]) for r in rows_of(place / "killed")] == [(0, 1), (1, 1)]
     said = []
     with fast("write_report"):
-        whole_run(place, "killed", resume=True, say=said.append, **SMALL)
+        whole_run(place, "killed", resume=True, say=said.append, **SLOW)
     assert any("resumed after seg and 1 of 2 epochs of stage 2" in line for line in said), said
     one, resumed = (rows_of(place / name) for name in ("small", "killed"))
     assert len(resumed) == 4 and all(abs(a["loss"] - b["loss"]) < 1e-3 for a, b in zip(one, resumed)), (one, resumed)
-    assert close(scores(place / "small"), scores(place / "killed"), 5e-3), "one epoch teaches little: many pixels are nearly ties"
+    assert close(scores(place / "small"), scores(place / "killed"), 1e-3)
 
 
 def test_one_that_does_not_answer(place):

@@ -168,10 +168,15 @@ result.save("out/")
 ```"""
 
 
+def planned(about: dict) -> "list[dict]":  # for each stage: task -> epochs
+    "The stages, by the settings."
+    return stage_plan(from_dict(current_names(about["config"])))
+
+
 def order_words(about: dict) -> tuple:  # tasks in the order they were learned, and how that was done
     "Which tasks came when, from the rows of the scores, or else from the settings."
     rows = list((about["results"] or {}).get("matrix") or {})
-    stages = [tasks_of(name) for name in rows if name != START] or stage_plan(from_dict(current_names(about["config"])))
+    stages = [tasks_of(name) for name in rows if name != START] or planned(about)
     words = ", ".join(" and ".join(TASK_TITLES[task] for task in stage) for stage in stages)
     how = "one after the other" if len(stages) > 1 else "in one stage"
     return words, how + (", by a network that was trained before" if START in rows else "")
@@ -179,8 +184,7 @@ def order_words(about: dict) -> tuple:  # tasks in the order they were learned, 
 
 def epoch_words(about: dict) -> str:
     "How long each stage was, as planned."
-    plan = stage_plan(from_dict(current_names(about["config"])))
-    return ", ".join(f"{epochs} on {TASK_TITLES[task]}" for stage in plan for task, epochs in stage.items())
+    return ", ".join(f"{epochs} on {TASK_TITLES[task]}" for stage in planned(about) for task, epochs in stage.items())
 
 
 def training_table(about: dict) -> str:

@@ -205,14 +205,14 @@ def predict_folder(
     tuple[int, int]
         pictures answered, pictures left out
     """
-    done, lost = 0, 0
+    done, lost, say = 0, 0, printable(say)
 
     def readable():
         nonlocal lost
         for item in pictures(sources, 2 * batch, str(writer.out)):
             if isinstance(item, InputError):
                 lost += 1
-                printable(say)(f"left out: {item}")
+                say(f"left out: {item}")
             else:
                 yield item
 
