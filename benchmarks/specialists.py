@@ -43,7 +43,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from search import add_lines, inner_minis, is_done, parse_folds, some_of
 from unified_onehead.data.augment import KEEP, SMALL, ViewDataset
 from unified_onehead.model.backbone import build_backbone
-from unified_onehead.core.boxes import clip_xyxy
+from unified_onehead.core.boxes import clip_xyxy, resize_xyxy
 from unified_onehead.cli import exit_code, run_config
 from unified_onehead.compare.experiment import settings_of, shown_config
 from unified_onehead.compare.statistics import scores_of
@@ -201,7 +201,8 @@ def reader(task: str, classes: list, cfg):
             if task == "cls":
                 return output[i].softmax(0)
             found = output[i]
-            return Detections(clip_xyxy(found["boxes"] / sample.scale, sample.original), found["scores"], found["labels"])
+            boxes = clip_xyxy(resize_xyxy(found["boxes"], sample.extent, sample.original), sample.original)
+            return Detections(boxes, found["scores"], found["labels"])
 
     return Reader(classes, cfg)
 

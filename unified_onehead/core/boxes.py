@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_xyxy', 'xyxy_to_xywh', 'xywh_to_xyxy', 'xyxy_to_cxcywh', 'cxcywh_to_xyxy', 'ltrb_to_xyxy', 'xyxy_to_ltrb',
-           'box_area_xyxy', 'clip_xyxy', 'pairwise_iou_xyxy', 'generalized_iou_xyxy', 'batched_nms_xyxy']
+           'box_area_xyxy', 'clip_xyxy', 'resize_xyxy', 'pairwise_iou_xyxy', 'generalized_iou_xyxy', 'batched_nms_xyxy']
 
 # %% ../../nbs/core/03_boxes.ipynb #d98a5c99
 import torch
@@ -211,6 +211,31 @@ def clip_xyxy(
         [N, 4] with 0 <= x <= width and 0 <= y <= height
     """
     return ops.clip_boxes_to_image(check_last_dim(boxes), tuple(size))
+
+
+def resize_xyxy(
+    boxes: Tensor,  # [..., 4] left, top, right, bottom, in pixels of the image before
+    before: tuple[int, int],  # (height, width) of the image
+    after: tuple[int, int],  # (height, width) of the resized image
+) -> Tensor:  # [..., 4] in pixels of the image after
+    """Boxes of an image that was resized. Each axis has its own factor: whole pixels keep no shape exactly.
+
+    Parameters
+    ----------
+    boxes : Tensor
+        [..., 4] left, top, right, bottom, in pixels of the image before
+    before : tuple[int, int]
+        (height, width) of the image
+    after : tuple[int, int]
+        (height, width) of the resized image
+
+    Returns
+    -------
+    Tensor
+        [..., 4] in pixels of the image after
+    """
+    across, down = after[1] / before[1], after[0] / before[0]
+    return check_last_dim(boxes) * torch.tensor([across, down, across, down], dtype=boxes.dtype, device=boxes.device)
 
 # %% ../../nbs/core/03_boxes.ipynb #b66d1b6e
 def pairwise_iou_xyxy(

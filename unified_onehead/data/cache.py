@@ -93,7 +93,7 @@ TENSORS = ("image", "mask", "boxes", "labels", "crowd")  # of a sample
 
 class Place(NamedTuple):
     "Where a sample lies. Plain types only: a small tensor that lived on would sit among the free buffers of decoding."
-    sample: tuple  # task, category, record, scale, original
+    sample: tuple  # task, category, record, extent, original
     parts: tuple  # name, dtype, shape, first byte of each tensor
     block: int  # which block; 0 for a file
     first: int  # its first byte there
@@ -169,7 +169,7 @@ class Cache:
         place = self.kept.get((record.task, record.path, record.mask_path, side))
         if place is None:
             return None
-        task, category, owner, scale, original = place.sample
+        task, category, owner, extent, original = place.sample
         if owner is not record and owner != record:  # the same file with other labels
             return None
         if self.kind == "disk":
@@ -182,7 +182,7 @@ class Cache:
             flat = self.blocks[place.block][place.first:place.first + place.length]
             flat = flat.clone() if get_worker_info() else flat
         found = {"mask": None, **views(flat, place.parts)}
-        return Sample(task=task, category=category, record=owner, scale=scale, original=original, **found)
+        return Sample(task=task, category=category, record=owner, extent=extent, original=original, **found)
 
     def put(
         self,
@@ -198,7 +198,7 @@ class Cache:
         first = None if self.full else (self.to_memory if self.kind == "ram" else self.to_disk)(tensors, parts, length)
         if first is not None:
             record, self.used = sample.record, self.used + length + LIGHT
-            plain = sample.task, sample.category, record, sample.scale, sample.original
+            plain = sample.task, sample.category, record, sample.extent, sample.original
             block, key = max(0, len(self.blocks) - 1), (record.task, record.path, record.mask_path, side)
             self.kept[key] = Place(plain, parts, block, first, length)
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
+from ..core.boxes import resize_xyxy
 from ..core.files import InputError
 from ..core.config import IGNORE
 from ..core.images import BROKEN, PHOTO, TURNS, read_mask, read_rgb, rgb_tensor
@@ -109,8 +110,8 @@ class Sample:
         image class
     record : Record | None, default None
         where it came from
-    scale : float, default 1.0
-        this image's pixels per pixel of the picture that was read
+    extent : tuple, default (0, 0)
+        height and width of what shows the picture, from the upper left corner; the rest is padding
     original : tuple, default (0, 0)
         height and width of the picture that was read, before any scaling, pixels
     """
@@ -122,7 +123,7 @@ class Sample:
     mask: "torch.Tensor | None" = None  # uint8 H x W
     category: int = -1  # image class
     record: "Record | None" = None  # where it came from
-    scale: float = 1.0  # this image's pixels per pixel of the picture that was read
+    extent: tuple = (0, 0)  # height and width of what shows the picture, from the upper left corner; the rest is padding
     original: tuple = (0, 0)  # height and width of the picture that was read, before any scaling, pixels
 
 # %% ../../nbs/data/00_records.ipynb #fe7532b5
@@ -199,7 +200,7 @@ def load_sample(
                          f"{Path(record.path).name} is {size[1]} x {size[0]}. Export the mask again at the image's size.")
     boxes = torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4)
     return Sample(image, record.task, boxes, torch.tensor(record.labels, dtype=torch.int64),
-                  torch.tensor(record.crowd, dtype=torch.bool), mask, record.category, record, 1.0, size)
+                  torch.tensor(record.crowd, dtype=torch.bool), mask, record.category, record, size, size)
 
 
 def mask_values(
@@ -236,17 +237,16 @@ def resize_sample(
     sample: Sample,  # any size
     height: int,  # new height, pixels
     width: int,  # new width, pixels
-) -> Sample:  # image, mask and boxes at the new size; `scale` follows the longer side
+) -> Sample:  # image, mask and boxes at the new size, which `extent` says
     "Resize image (bilinear, antialiased), mask (nearest) and boxes together."
     h, w = sample.image.shape[-2:]
     if (h, w) == (height, width):
-        return sample
+        return replace(sample, extent=(height, width))
     image = F.resize(sample.image, [height, width], antialias=True)
     mask = None if sample.mask is None else F.resize(
         sample.mask[None], [height, width], interpolation=F.InterpolationMode.NEAREST_EXACT)[0]
-    factor = torch.tensor([width / w, height / h, width / w, height / h])
-    return replace(sample, image=image, mask=mask, boxes=sample.boxes * factor,
-                   scale=sample.scale * max(height, width) / max(h, w))
+    boxes = resize_xyxy(sample.boxes, (h, w), (height, width))
+    return replace(sample, image=image, mask=mask, boxes=boxes, extent=(height, width))
 
 # %% ../../nbs/data/00_records.ipynb #7ee3318e
 def fit_long_side(
@@ -317,7 +317,7 @@ class Batch:
     categories : torch.Tensor
         int64 B
     samples : list, default list()
-        the samples, for scale and original size
+        the samples, for extent and original size
     """
     images: torch.Tensor  # float32 B x 3 x S x S, normalised; uint8 on their way from a loader
     tasks: list  # B names: the task that each sample is labelled for
@@ -326,7 +326,7 @@ class Batch:
     crowd: list  # B bool tensors N
     masks: torch.Tensor  # int64 B x S x S; uint8 on their way
     categories: torch.Tensor  # int64 B
-    samples: list = field(default_factory=list)  # the samples, for scale and original size
+    samples: list = field(default_factory=list)  # the samples, for extent and original size
 
     def of(
         self,

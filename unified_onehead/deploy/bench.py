@@ -25,7 +25,7 @@ from ..core.config import RunConfig
 from ..core.tables import text_table
 from ..data.records import normalise
 from ..data.pictures import det_picture
-from ..model.answers import image_extent, label_pixels, locate_boxes
+from ..model.answers import label_pixels, locate_boxes
 from .sources import decoded, to_picture, walk
 from ..learn.checkpoint import device_name
 from .predictor import BATCH, CONF, Predictor, boxed
@@ -58,13 +58,13 @@ def time_parts(
         tick()
         detection, masks, classes = (part[0] for part in net(image))
         tick()
-        found = locate_boxes(detection, masks if len(masks) else None, same, sample.original, sample.scale, net.stride, CONF,
+        found = locate_boxes(detection, masks if len(masks) else None, same, sample.original, sample.extent, net.stride, CONF,
                              run.mask_score_weight, run.mask_box_weight) if len(detection) else ()
         answer = *(part.cpu() for part in found), classes.float().softmax(0).cpu()
         tick()
         mask = masks.cpu()
         if len(masks):
-            mask = label_pixels(masks, sample.original, image_extent(sample.original, sample.scale), net.stride).cpu()
+            mask = label_pixels(masks, sample.original, sample.extent, net.stride).cpu()
         tick()
     return {part: b - a for part, a, b in zip(PARTS, clock, clock[1:])}, (*answer, mask)
 

@@ -21,7 +21,7 @@ import torch
 from .. import __version__
 from ..core.files import InputError
 from ..data.records import Sample, letterbox, normalise
-from ..model.answers import image_extent, label_pixels, locate_boxes
+from ..model.answers import label_pixels, locate_boxes
 from ..model.refine import match_class_names
 from ..learn.checkpoint import NotReadableNow, pick_device
 from .sources import Picture, is_single, pictures
@@ -250,10 +250,10 @@ class Predictor:
         run, original, found, mask, probs = self.cfg.run, sample.original, (None, None, None), None, None
         if "det" in self.classes:
             masks = output.segmentation[i] if "seg" in self.classes else None
-            found = locate_boxes(output.detection[i], masks, self.same, original, sample.scale, self.stride, conf,
+            found = locate_boxes(output.detection[i], masks, self.same, original, sample.extent, self.stride, conf,
                                  run.mask_score_weight, run.mask_box_weight, iou, max_det)
         if "seg" in self.classes:
-            mask = label_pixels(output.segmentation[i], original, image_extent(original, sample.scale), self.stride)
+            mask = label_pixels(output.segmentation[i], original, sample.extent, self.stride)
         if "cls" in self.classes:
             probs = output.classification[i].float().softmax(0)
         return tuple(None if value is None else value.cpu().numpy() for value in (*found, mask, probs))

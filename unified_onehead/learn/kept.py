@@ -26,7 +26,7 @@ class Kept(NamedTuple):
     first: int  # its first byte there
     length: int  # bytes
     parts: tuple  # name, dtype, shape, first byte of each tensor
-    plain: "tuple | None" = None  # task, category, record, scale, original of its sample; None: maps alone
+    plain: "tuple | None" = None  # task, category, record, extent, original of its sample; None: maps alone
 
     def write(self, tensors: dict) -> "Kept":  # itself
         "Put tensors there. Raises OSError where the disk is full."
@@ -52,9 +52,9 @@ class Kept(NamedTuple):
         maps = [found.pop(name) for name in list(found) if isinstance(name, int)]
         if self.plain is None:
             return maps, None
-        task, category, record, scale, original = self.plain
+        task, category, record, extent, original = self.plain
         return maps, Sample(image=torch.empty(3, 0, 0, dtype=torch.uint8), task=task, category=category, record=record,
-                            scale=scale, original=original, **{"mask": None, **found})
+                            extent=extent, original=original, **{"mask": None, **found})
 
 # %% ../../nbs/learn/04_kept.ipynb #52ac220f
 SPARE = 500_000_000  # bytes of memory, and of a disk, that stay free: a full one ends the run
@@ -86,7 +86,7 @@ class Storage:
         plain = None
         if sample is not None:
             tensors.update({name: t for name, t in tensors_of(sample).items() if name != "image"})
-            plain = sample.task, sample.category, sample.record, sample.scale, sample.original
+            plain = sample.task, sample.category, sample.record, sample.extent, sample.original
         parts, length = arrange(tensors)
         if over is not None and over.parts == parts:
             return over.write(tensors)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..core.boxes import resize_xyxy
 from ..core.config import IGNORE
 from ..core.files import InputError
 from ..data.cache import MiniDataset
@@ -65,8 +66,8 @@ def squash(
     h, w = sample.image.shape[-2:]
     image = resized(sample.image.permute(1, 2, 0).numpy(), Image.Resampling.BICUBIC).permute(2, 0, 1).contiguous()
     mask = None if sample.mask is None else resized(sample.mask.numpy(), Image.Resampling.NEAREST)
-    factor = torch.tensor([side / w, side / h, side / w, side / h])
-    return replace(sample, image=image, mask=mask, boxes=sample.boxes * factor, scale=1.0, original=(side, side))
+    whole = (side, side)
+    return replace(sample, image=image, mask=mask, boxes=resize_xyxy(sample.boxes, (h, w), whole), extent=whole, original=whole)
 
 # %% ../../nbs/learn/10_protocol.ipynb #71bcf0d0
 def course_update(metric, task: Task, output, i: int, square: Sample, original: "tuple[int, int]") -> None:
@@ -77,9 +78,8 @@ def course_update(metric, task: Task, output, i: int, square: Sample, original: 
     elif task.name == "cls":
         metric.update(found.cpu().argmax()[None], torch.tensor([square.record.category]))
     else:
-        h, w = original
-        back = torch.tensor([w, h, w, h]) / SIDE
-        metric.update([{"boxes": found.boxes.cpu() * back, "scores": found.scores.cpu(), "labels": found.labels.cpu()}],
+        boxes = resize_xyxy(found.boxes.cpu(), square.original, original)
+        metric.update([{"boxes": boxes, "scores": found.scores.cpu(), "labels": found.labels.cpu()}],
                       [course_target(square.record)])
 
 

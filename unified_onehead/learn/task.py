@@ -14,7 +14,7 @@ from ..data.records import Batch, Record, Sample
 from ..model.net import UnifiedOutput
 from ..model.refine import match_class_names
 from ..model.grid import Detections
-from ..model.answers import image_extent, label_pixels, locate_boxes, restore_map
+from ..model.answers import label_pixels, locate_boxes, restore_map
 from .losses import classification_loss, detection_loss, segmentation_loss
 from .metrics import ClassificationMetric, DetectionMetric, SegmentationMetric
 
@@ -94,7 +94,7 @@ class Task:
         self,
         output: UnifiedOutput,  # of a batch of letterboxed images
         i: int,  # which of them
-        sample: Sample,  # its scale and original size
+        sample: Sample,  # its extent and original size
         size: int,  # input side, pixels
     ):  # what the task's metric takes
         """The answer for one image, in its original pixels.
@@ -106,7 +106,7 @@ class Task:
         i : int
             which of them
         sample : Sample
-            its scale and original size
+            its extent and original size
         size : int
             input side, pixels
         """
@@ -180,7 +180,7 @@ class SegmentationTask(Task):
         self,
         output: UnifiedOutput,  # of a batch
         i: int,  # which image of it
-        sample: Sample,  # its scale and original size
+        sample: Sample,  # its extent and original size
         size: int,  # input side, pixels
     ) -> torch.Tensor:  # C_seg x H x W
         """Class logits of image i at its original size.
@@ -192,7 +192,7 @@ class SegmentationTask(Task):
         i : int
             which image of it
         sample : Sample
-            its scale and original size
+            its extent and original size
         size : int
             input side, pixels
 
@@ -201,8 +201,8 @@ class SegmentationTask(Task):
         torch.Tensor
             C_seg x H x W
         """
-        maps, extent = self.maps(output, i), image_extent(sample.original, sample.scale)
-        return restore_map(maps, sample.original, extent, size // maps.shape[-1])  # another network's maps may be finer
+        maps = self.maps(output, i)
+        return restore_map(maps, sample.original, sample.extent, size // maps.shape[-1])  # another network's maps may be finer
 
     def predict(self, output: UnifiedOutput, i: int, sample: Sample, size: int) -> torch.Tensor:  # uint8 H x W
         """Class ids of image i at its original size.
@@ -219,8 +219,8 @@ class SegmentationTask(Task):
         torch.Tensor
             uint8 H x W
         """
-        maps, extent = self.maps(output, i), image_extent(sample.original, sample.scale)
-        return label_pixels(maps, sample.original, extent, size // maps.shape[-1])
+        maps = self.maps(output, i)
+        return label_pixels(maps, sample.original, sample.extent, size // maps.shape[-1])
 
     def metric(self, records: list) -> SegmentationMetric:
         return SegmentationMetric(len(self.classes), self.classes)
@@ -268,7 +268,7 @@ class DetectionTask(Task):
         "Detections of image i in original pixels, clipped to the image."
         return locate_boxes(
             output.detection[i], output.segmentation[i] if self.masks else None, match_class_names(self.classes, self.masks),
-            sample.original, sample.scale, self.stride, mask_score_weight=self.cfg.run.mask_score_weight,
+            sample.original, sample.extent, self.stride, mask_score_weight=self.cfg.run.mask_score_weight,
             mask_box_weight=self.cfg.run.mask_box_weight)
 
     def metric(self, records: list) -> DetectionMetric:
