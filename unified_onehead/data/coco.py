@@ -280,7 +280,12 @@ def outline(note: dict) -> "tuple | None":  # x1, y1, x2, y2
     return box if box[2] > box[0] and box[3] > box[1] else None
 
 
-def coco_note(note: dict, entries: dict) -> tuple:  # image id, category id, four numbers, whether it is a crowd
+def note_area(value, box: list) -> "float | None":  # square pixels
+    "The area that an annotation gives its object; None where it cannot be that of something in the box."
+    return float(value) if type(value) in (int, float) and 0 < value <= 1.01 * box[2] * box[3] else None
+
+
+def coco_note(note: dict, entries: dict) -> tuple:  # image id, category id, four numbers, whether it is a crowd, area or None
     "One annotation, checked. Raises ValueError for what leads nowhere."
     if not isinstance(note, dict):
         raise ValueError(f"{note!r:.60} is no annotation")
@@ -292,7 +297,8 @@ def coco_note(note: dict, entries: dict) -> tuple:  # image id, category id, fou
         bbox = [around[0], around[1], around[2] - around[0], around[3] - around[1]]
     if bbox is None:
         raise ValueError("the key 'bbox' is missing" if "bbox" not in note else "bbox None is not four numbers")
-    return image, category, four_numbers(bbox), is_crowd(note.get("iscrowd"))
+    box = four_numbers(bbox)
+    return image, category, box, is_crowd(note.get("iscrowd")), note_area(note.get("area"), box)
 
 
 def coco_notes(annotations: list, entries: dict) -> list:
@@ -406,7 +412,7 @@ def fill_records(
 ) -> tuple:  # list of (Record, name of each box), what was done: words -> how often
     "Put clipped boxes into their records, each once."
     labels, seen, done = {key: [] for key in entries}, set(), Counter()
-    for image, category, bbox, crowd in rows:
+    for image, category, bbox, crowd, area in rows:
         record, frame = entries[image]
         box, out = clip_box(*bbox, *frame)
         once = image, names[category], tuple(bbox), crowd
@@ -419,6 +425,7 @@ def fill_records(
         if box is not None:
             record.boxes.append(box)
             record.crowd.append(crowd)
+            record.areas.append(area)
             labels[image].append(names[category])
     return [(record, labels[key]) for key, (record, _) in entries.items()], done
 

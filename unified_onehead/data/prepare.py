@@ -107,13 +107,15 @@ def write_det(records: list, names: list, folder: Path, split: str, side: int) -
         for problem in stray_boxes(record, (old_h, old_w)):  # boxes cut by a wrong size would leave here with a right one
             raise InputError(problem)
         images.append(dict(id=len(images) + 1, file_name=name, width=w, height=h))
-        for (x1, y1, x2, y2), label, crowd in zip(record.boxes, record.labels, record.crowd):
+        areas = record.areas or [None] * len(record.boxes)
+        for (x1, y1, x2, y2), label, crowd, area in zip(record.boxes, record.labels, record.crowd, areas):
             box = [round(v, 3) for v in (x1 * w / old_w, y1 * h / old_h, (x2 - x1) * w / old_w, (y2 - y1) * h / old_h)]
             if min(box[2:]) < 1:
                 slivers += 1
                 continue
             annotations.append(dict(id=len(annotations) + 1, image_id=len(images), category_id=label + 1, bbox=box,
-                                    area=round(box[2] * box[3], 3), iscrowd=int(crowd)))
+                                    area=round(box[2] * box[3] if area is None else area * w * h / (old_w * old_h), 3),
+                                    iscrowd=int(crowd)))
     categories = [dict(id=number, name=name) for number, name in enumerate(names, 1)]
     labels = dict(images=images, annotations=annotations, categories=categories)
     (folder / split / "labels.json").write_text(json.dumps(labels, sort_keys=True, indent=1), encoding="utf-8")

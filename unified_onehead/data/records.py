@@ -37,6 +37,8 @@ class Record:
         N 0-based classes
     crowd : list, default list()
         N bools: a region with many objects, ignored in training
+    areas : list, default list()
+        N square pixels of the objects by the label file, None for the box's; or empty
     mask_path : str | None, default None
         PNG with class ids
     category : int, default -1
@@ -52,6 +54,7 @@ class Record:
     boxes: list = field(default_factory=list)  # N lists of 4 floats
     labels: list = field(default_factory=list)  # N 0-based classes
     crowd: list = field(default_factory=list)  # N bools: a region with many objects, ignored in training
+    areas: list = field(default_factory=list)  # N square pixels of the objects by the label file, None for the box's; or empty
     mask_path: "str | None" = None  # PNG with class ids
     category: int = -1  # 0-based image class
     upright: "bool | None" = None  # turn as the EXIF tag says, or leave as stored; None: `turn_of` decides

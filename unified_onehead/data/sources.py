@@ -227,8 +227,8 @@ def read_det(
     for split, part in pairs.items():
         for record, labels in part:
             kept = [k for k, label in enumerate(labels) if label in numbers]
-            records[split].append(replace(record, boxes=[record.boxes[k] for k in kept], labels=[
-                numbers[labels[k]] for k in kept], crowd=[record.crowd[k] for k in kept]))
+            rest = {name: [values[k] for k in kept] for name in ("boxes", "crowd", "areas") if (values := getattr(record, name))}
+            records[split].append(replace(record, labels=[numbers[labels[k]] for k in kept], **rest))
     notes += [f"detection: {path.relative_to(found.folder)} is no label file of boxes, and not read" for path in found.unreadable]
     return records, names, list(dict.fromkeys(notes)) + more
 

@@ -175,7 +175,7 @@ def coco_annotations(
     image_id: int,  # which image
     boxes: Tensor,  # [N, 4] left, top, right, bottom in original pixels
     labels: Tensor,  # [N] 0-based classes
-    **extra: Tensor,  # [N] further fields: iscrowd, score
+    **extra: Tensor,  # [N] further fields: iscrowd, score, or an area that is not the box's
 ) -> list:  # N dicts
     "Boxes of one image as COCO annotations: xywh, 1-based categories, area of the box."
     rows = zip(xyxy_to_xywh(boxes.double()).tolist(), box_area_xyxy(boxes.double()).tolist(), labels.tolist())
@@ -184,7 +184,7 @@ def coco_annotations(
 
 # %% ../../nbs/learn/03_metrics.ipynb #67bb4a58
 def ground_truth(
-    records: list,  # with image_id, boxes (xyxy, original pixels), labels, crowd
+    records: list,  # with image_id, boxes (xyxy, original pixels), labels, crowd, areas
     n: int,  # number of classes
 ) -> tuple:  # (COCO annotations, image ids, number of boxes without area)
     "The annotations of a set. Raises ValueError for repeated image ids, inverted boxes and labels out of range."
@@ -192,12 +192,15 @@ def ground_truth(
     for r in records:
         boxes = check_xyxy(torch.tensor(r.boxes, dtype=torch.float64).reshape(-1, 4), f"{r.path}")
         labels, crowd = torch.tensor(r.labels, dtype=torch.int64), torch.tensor(r.crowd, dtype=torch.int64)
-        if not len(boxes) == len(labels) == len(crowd):
-            raise ValueError(f"{r.path}: {len(boxes)} boxes, {len(labels)} labels, {len(crowd)} crowd flags")
+        areas = r.areas or [None] * len(boxes)
+        if not len(boxes) == len(labels) == len(crowd) == len(areas):
+            raise ValueError(f"{r.path}: {len(boxes)} boxes, {len(labels)} labels, {len(crowd)} crowd flags, {len(areas)} areas")
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < n:
             raise ValueError(f"{r.path}: labels must be in 0..{n - 1}, found {sorted(set(r.labels))}")
-        solid = box_area_xyxy(boxes) > 0
-        annotations += coco_annotations(r.image_id, boxes[solid], labels[solid], iscrowd=crowd[solid])
+        of_box = box_area_xyxy(boxes)
+        areas = torch.tensor([b if a is None else a for a, b in zip(areas, of_box.tolist())], dtype=torch.float64)
+        solid = of_box > 0
+        annotations += coco_annotations(r.image_id, boxes[solid], labels[solid], iscrowd=crowd[solid], area=areas[solid])
         ids.append(r.image_id)
         flat += int((~solid).sum())
     if len(set(ids)) != len(ids):
@@ -272,7 +275,7 @@ def evaluate_found(
 
 # %% ../../nbs/learn/03_metrics.ipynb #c3e1244f
 class DetectionMetric:
-    """COCO AP by pycocotools, at original coordinates. Ground truth: `records` with image_id, boxes, labels, crowd.
+    """COCO AP by pycocotools, at original coordinates. Ground truth: `records` with image_id, boxes, labels, crowd, areas.
 
     Parameters
     ----------
