@@ -66,6 +66,12 @@ def test_a_video_is_answered_frame_by_frame(model, tmp_path):
     read = list(pictures([tmp_path / "cut.mp4", tmp_path / "one.png"]))
     assert isinstance(read[0], InputError) and "cut.mp4: cannot be read as a video" in str(read[0])
     assert read[-1].name.endswith("one.png"), "and the next is answered"
+    whole = (tmp_path / "clip.mp4").read_bytes()
+    for length in range(0, len(whole), 100):  # wherever it is cut: frames or an error, never silence
+        (tmp_path / "cut.mp4").write_bytes(whole[:length])
+        *read, last = pictures([tmp_path / "cut.mp4", tmp_path / "one.png"])
+        assert read and last.name.endswith("one.png"), length
+        assert len(read) == 3 or isinstance(read[-1], InputError) and "cut.mp4: " in str(read[-1]), length
 
 
 @pytest.mark.parametrize("library", [True, False])

@@ -196,8 +196,11 @@ def video_frames(path: str) -> Iterator[Picture]:
         with av.open(content) as video:
             if not video.streams.video:
                 raise InputError(f"{path}: holds no pictures. Give another video.")
+            number = -1
             for number, frame in enumerate(video.decode(video=0)):
                 yield Picture(frame.to_ndarray(format="rgb24"), path, number)
+            if number < 0:
+                raise InputError(f"{path}: none of its frames can be read; its end is missing. Copy or download it again.")
     except (av.error.FFmpegError, OSError) as error:
         raise InputError(f"{path}: cannot be read as a video ({error}). Convert it to MP4 (H.264).") from error
 
