@@ -217,23 +217,28 @@ def parameter_groups(net: nn.Module, recipe: dict) -> list:
     return [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()]
 
 
-def plan_epochs(task: str, images: int, cfg) -> list:
-    "Steps of keys for every epoch, drawn as for our network, but with a new view each time."
+def plan_epochs(task: str, images: int, cfg, kept: bool = False) -> list:
+    "Steps of keys for every epoch, drawn as for our network, but with a new view each time unless views are kept."
     generator = torch.Generator().manual_seed(cfg.run.seed * 1000)
-    fresh = replace_fields(cfg, cached_views=0)
+    fresh = cfg if kept else replace_fields(cfg, cached_views=0)
     return [epoch_steps({task: images}, {task: e}, fresh, Strategy(fresh), generator)
             for e in range(getattr(cfg.train, f"epochs_{task}"))]
 
 
-def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say) -> "tuple[float, int, torch.device]":
-    "Train one specialist; the network then holds its averaged weights. Seconds, images shown, device."
+def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say, loss_of=specialist_loss,
+          feed=None) -> "tuple[float, int, torch.device]":
+    """Train one specialist; the network then holds its averaged weights. Seconds, images shown, device.
+
+    `loss_of` is given task, network and batch; `feed` makes of the views and the network what turns steps into batches."""
     accelerator = make_accelerator(cfg)
     net.to(accelerator.device, memory_format=torch.channels_last)
     side = round(cfg.data.size * cfg.train.zoom_max)
     least = recipe.get("least_visible", KEEP), recipe.get("least_side", SMALL)
     views = ViewDataset({task: MiniDataset(records, side)}, cfg.data.size, (cfg.train.zoom_min, cfg.train.zoom_max), cfg.run.seed,
                         least)
-    plan = plan_epochs(task, len(records), cfg)
+    batches = feed(views, net) if feed else lambda steps: DataLoader(
+        views, batch_sampler=steps, collate_fn=collate, num_workers=cfg.data.workers)
+    plan = plan_epochs(task, len(records), cfg, kept=feed is not None)
     total = sum(map(len, plan))
     optimizer = accelerator.prepare(torch.optim.AdamW(parameter_groups(net, recipe)))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate_factor(i, total, cfg.train.warmup))
@@ -242,10 +247,10 @@ def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say) -> "
     trained, started = [p for p in net.parameters() if p.requires_grad], time.perf_counter()
     for epoch, steps in enumerate(plan):
         net.train()
-        for batch in DataLoader(views, batch_sampler=steps, collate_fn=collate, num_workers=cfg.data.workers):
+        for batch in batches(steps):
             batch = batch.to(accelerator.device)
             with accelerator.autocast():
-                loss = specialist_loss(task, net, batch)
+                loss = loss_of(task, net, batch)
             if not loss.isfinite():
                 raise RuntimeError(f"specialist_{task}: the loss is {loss.item()} in epoch {epoch + 1}")
             optimizer.zero_grad()
@@ -260,16 +265,17 @@ def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say) -> "
     return time.perf_counter() - started, sum(len(step) for steps in plan for step in steps), accelerator.device
 
 
-def run_specialist(task: str, cfg, minis, say=print, recipe: "dict | None" = None) -> dict:
-    "Build, train and measure one specialist; what `run_cell` needs."
+def run_specialist(task: str, cfg, minis, say=print, recipe: "dict | None" = None, make=make_specialist, read=reader,
+                   **training) -> dict:
+    "Build, train and measure one specialist; what `run_cell` needs. `training` goes to `train`."
     recipe = {**RECIPES[task], **(recipe or {})}
     seed_everything(cfg.run.seed)
     backbone, weights, _ = build_backbone(cfg.net.backbone, cfg.net.weights, cfg.net.weights_sha256, recipe["frozen_blocks"])
     classes, records = minis.classes[task], minis.records[task]
-    net = make_specialist(task, backbone, len(classes), cfg.data.size, recipe)
-    seconds, shown, device = train(task, net, records["train"], cfg, recipe, say)
+    net = make(task, backbone, len(classes), cfg.data.size, recipe)
+    seconds, shown, device = train(task, net, records["train"], cfg, recipe, say, **training)
     val = MiniDataset(records["val"], 1 << 30)
-    evidence = {task: take_evidence(net, reader(task, classes, cfg), val, cfg, device, minis.root)}
+    evidence = {task: take_evidence(net, read(task, classes, cfg), val, cfg, device, minis.root)}
     scores = scores_of(evidence)
     say(f"{METRICS[task]} {scores[METRICS[task]]:.4f}   ({seconds:.0f} s)")
     return {"matrix": {task: scores}, "evidence": evidence, "weights": weights, "networks": 1,

@@ -3,6 +3,7 @@ specialists' networks from random weights; what of a run is kept. Nothing is tra
 import copy
 import json
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from unified_onehead.model.backbone import BACKBONES, build_backbone, freeze  # 
 from unified_onehead.compare.experiment import SYSTEMS, Cell  # noqa: E402
 from unified_onehead.compare.cells import read_cell, run_cell  # noqa: E402
 from unified_onehead.core.config import TASKS, preset, replace_fields  # noqa: E402
+from unified_onehead.core.files import InputError  # noqa: E402
+from unified_onehead.data.augment import ViewDataset  # noqa: E402
 from unified_onehead.data.cache import MiniDataset  # noqa: E402
 from unified_onehead.data.records import collate, letterbox  # noqa: E402
 from unified_onehead.data.sources import read_minis  # noqa: E402
@@ -226,6 +229,78 @@ def test_one_step_moves_all_but_the_frozen_blocks(specialists, root, task, name)
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
     assert not [k for k in changed if "backbone.body" in k and "running" in k], "the backbone's norms keep their statistics"
     assert [k for k in changed if "backbone.body" not in k], "what is not backbone learns"
+
+
+@pytest.fixture(scope="module")
+def bridge(specialists):
+    "The module, where the extra `bench` is installed."
+    import bridge
+    return bridge
+
+
+def test_every_step_of_the_bridge_changes_one_thing(bridge):
+    cfg, names = preset("cpu"), list(bridge.STEPS)
+    recipes = [bridge.recipe_of(name, cfg) for name in names]
+    changed = [{k for k in a if a[k] != b[k]} for a, b in zip(recipes, recipes[1:])]
+    assert changed == [{"frozen_blocks"}, {"kept"}, {"separable"}, {"layers"}, {"levels"}, {"assigner"}, {"losses"},
+                       {"lr", "weight_decay"}, set()], "the last is our network, and none of the specialist's recipe is left"
+    assert recipes[0].items() >= bridge.RECIPES["det"].items() and recipes[-1]["lr"] == cfg.train.lr
+
+
+@pytest.fixture
+def step_of_bridge(bridge, root):
+    "Network, views and configuration of a step, on a backbone that is frozen whole."
+    cfg, minis = replace_fields(preset("smoke"), cached_views=2), read_minis(str(root))
+    views = ViewDataset({"det": MiniDataset(minis.records["det"]["train"], 128)}, 64, (0.5, 2.0), 0)
+
+    def make(step):
+        backbone, recipe = build_backbone("mobilenet_v2")[0], bridge.recipe_of(step, preset("cpu"))
+        torch.manual_seed(0)
+        return bridge.make_step("det", freeze(backbone, -1), len(minis.classes["det"]), 64, recipe), recipe
+    return make, views, cfg
+
+
+def test_the_bridges_networks(bridge, step_of_bridge):
+    make, views, cfg = step_of_bridge
+    batch, sizes = collate([views["det", i, 0] for i in range(4)]).to("cpu"), []
+    for step in [name for name, (_, change) in bridge.STEPS.items() if change is not None][1:]:
+        net, recipe = make(step)
+        sizes.append(sum(p.numel() for p in net.parameters() if p.requires_grad))
+        loss_of = partial(bridge.our_loss, cfg=cfg) if recipe["losses"] == "ours" else bridge.specialist_loss
+        loss = loss_of("det", net.train(), batch)
+        loss.backward()
+        assert loss.isfinite() and all((p.grad is not None) == p.requires_grad for p in net.parameters()), step
+        with torch.no_grad():
+            found = net.eval()(batch.images)
+        if recipe["losses"] == "ours":
+            assert found.detection.shape == (4, 5 + 8, 8, 8) and found.detection[:, 4].sigmoid().max() < .1, "hardly sure"
+        else:
+            assert len(found) == 4 and [f["boxes"].shape[1] for f in found] == [4] * 4
+    frozen, kept, thin, two, level, *rest = sizes
+    dense, slim = 9 * 128 * 128 + 128, 9 * 128 + 128 * 128
+    assert frozen == kept and frozen - thin == 8 * (dense - slim), "eight convolutions of two towers"
+    assert thin - two == 4 * (slim + 256) and len(set(rest)) == 1, "four layers with their norms; then only what is asked of them"
+
+
+def test_kept_views_are_those_that_the_backbone_would_compute(bridge, step_of_bridge):
+    (make, views, _), calls = step_of_bridge, []
+    net, _ = make("kept")
+    feed = bridge.KeptViews(views, net)
+    net.pyramid.backbone.register_forward_hook(lambda *_: calls.append(1))
+    steps = [[("det", 0, 0), ("det", 1, 0)], [("det", 1, 0), ("det", 2, 1)], [("det", 0, 0), ("det", 1, 0)]]
+    seen = []
+    for batch in feed(steps):
+        seen.append([m.clone() for m in net.pyramid.given])
+        assert batch.images.shape == (2, 3, 64, 64) and not batch.images.flatten(2).std(2).any(), "no pixels are kept"
+    assert len(calls) == 2 and net.pyramid.given is None, "the third step is from memory"
+    assert all(a.equal(b) for a, b in zip(seen[0], seen[2]))
+    again = collate([views["det", 1, 0], views["det", 2, 1]]).to("cpu")
+    with torch.no_grad():
+        maps = net.pyramid.backbone(again.images)
+    assert all(torch.allclose(a, b, rtol=1e-2, atol=1e-3) for a, b in zip(seen[1], maps))
+    with pytest.raises(InputError, match="a part of the backbone trains"):
+        recipe = bridge.recipe_of("kept", preset("cpu"))
+        bridge.KeptViews(views, bridge.make_step("det", frozen_backbone("mobilenet_v2"), 5, 64, recipe))
 
 
 @pytest.fixture

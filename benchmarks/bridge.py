@@ -1,0 +1,243 @@
+"""From the detection specialist to our network, one change at a time: what of the difference costs persons and cars?
+
+    python benchmarks/bridge.py --data-root D --weights W [--steps fcos,frozen,..] [--folds 0,1] [--preset cpu] [key=value ...]
+
+Each step keeps the changes of those before it, so the first is `specialist_det` and the last our network, trained for detection
+alone. Same images, views' distribution, presentations and metric in all of them; boxes stand alone, without masks. A cell for
+each step and fold is written to benchmarks/results/bridge, as benchmarks/quality.py writes its own, and not made again.
+`benchmarks/specialists.py` says what the first step is. Our assigner comes with FCOS's losses in `assigner`, where locations that
+it leaves out count as background, since FCOS knows no third kind; from `losses` on they are left out.
+"""
+import argparse
+import math
+import sys
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from search import some_of
+from specialists import RECIPES, Detector, Pyramid, reader, run_specialist, specialist_loss
+from torch import nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOS, FCOSHead
+from torchvision.ops import FeaturePyramidNetwork
+
+from unified_onehead.cli import exit_code, run_config
+from unified_onehead.compare.cells import facts, make_learner, run_cell
+from unified_onehead.compare.evidence import take_evidence
+from unified_onehead.compare.experiment import Cell
+from unified_onehead.compare.folds import FOLDS
+from unified_onehead.compare.statistics import scores_of
+from unified_onehead.core.config import METRICS, replace_fields, stage_plan
+from unified_onehead.core.files import InputError
+from unified_onehead.core.stages import alone_epochs
+from unified_onehead.data.records import collate
+from unified_onehead.learn.losses import detection_loss
+from unified_onehead.learn.task import DetectionTask
+from unified_onehead.model.fusion import separable
+from unified_onehead.model.grid import assign, inside_boxes
+from unified_onehead.model.net import FIRST_BOX, PRIOR, UnifiedOutput
+from unified_onehead.run.stages import train_alone
+
+OUT = Path(__file__).resolve().parent / "results" / "bridge"
+STRIDE = 8  # of the finest level, and of our map
+STEPS = {  # name -> what is new in words, settings of the recipe
+    "fcos": ("FCOS as the specialist has it", {}),
+    "frozen": ("backbone frozen whole", {"frozen_blocks": -1}),
+    "kept": ("kept views instead of new ones", {"kept": True}),
+    "separable": ("separable instead of dense layers", {"separable": True}),
+    "two": ("two layers in a tower instead of four", {"layers": 2}),
+    "level": ("one level instead of five", {"levels": 1}),
+    "assigner": ("our assigner", {"assigner": "ours"}),
+    "losses": ("our losses and scores", {"losses": "ours"}),
+    "recipe": ("our learning rate, decay and averaging", {"settings": "ours"}),
+    "ours": ("our neck and head", None),
+}
+
+
+def recipe_of(step: str, cfg) -> dict:
+    "The recipe of a step: the specialist's with all changes up to it."
+    recipe = dict(RECIPES["det"], kept=False, separable=False, layers=4, levels=5, assigner="fcos", losses="fcos")
+    for name, (_, change) in STEPS.items():
+        recipe.update(change or {})
+        if name == step:
+            break
+    if recipe.pop("settings", None):
+        recipe.update(lr=cfg.train.lr, weight_decay=cfg.train.weight_decay, ema=cfg.train.ema)
+    return recipe
+
+
+class Levels(Pyramid):
+    "The pyramid, or its finest level alone; from the image, or from the backbone's maps where somebody has `given` them."
+
+    def __init__(self, backbone, width: int, levels: int):
+        super().__init__(backbone, width)
+        self.levels, self.given = levels, None
+        if levels == 1:
+            self.fpn = FeaturePyramidNetwork(backbone.channels, width)
+            for level in range(1, len(backbone.channels)):  # that nobody reads
+                self.fpn.layer_blocks[level] = nn.Identity()
+
+    def forward(self, images):
+        maps = self.backbone(images) if self.given is None else self.given
+        found = self.fpn({str(i): m for i, m in enumerate(maps)})
+        return {"0": found["0"]} if self.levels == 1 else found
+
+
+def make_head(width: int, classes: int, recipe: dict) -> FCOSHead:
+    "FCOS's two towers with the recipe's layers."
+    head = FCOSHead(width, 1, classes, recipe["layers"])
+    for tower in (head.classification_head.conv, head.regression_head.conv) if recipe["separable"] else ():
+        for k, layer in enumerate(tower):
+            if isinstance(layer, nn.Conv2d):
+                tower[k] = separable(width, 3)
+    nn.init.constant_(head.regression_head.bbox_reg.bias, recipe["first_box"])
+    return head
+
+
+class OurAssigner(FCOS):
+    """FCOS of one level whose positive locations our assigner chooses, as far as they lie inside their box: FCOS's centerness has
+    no value elsewhere, while we give a box between all locations the nearest one."""
+
+    def compute_loss(self, targets, head_outputs, anchors, num_anchors_per_level):
+        found = []
+        for a, boxes in zip(anchors, (t["boxes"] for t in targets)):
+            points = (a[:, :2] + a[:, 2:]) / 2
+            index = assign(points, boxes, boxes.new_zeros(len(boxes)).bool(), STRIDE).index
+            inside = inside_boxes(points, boxes).T.gather(1, index.clamp(min=0)[:, None])[:, 0] if len(boxes) else index > 0
+            found.append(index.where(inside, torch.full_like(index, -1)))
+        return self.head.compute_loss(targets, head_outputs, anchors, found)
+
+
+class Bridge(Detector):
+    "A specialist with the changes of its recipe, as far as FCOS's losses go."
+
+    def __init__(self, backbone, classes: int, size: int, recipe: dict):
+        nn.Module.__init__(self)
+        kind = OurAssigner if recipe["assigner"] == "ours" else FCOS
+        one = {"anchor_generator": AnchorGenerator(((STRIDE,),), ((1.0,),))} if recipe["levels"] == 1 else {}
+        self.fcos = kind(Levels(backbone, recipe["width"], recipe["levels"]), classes, min_size=size, max_size=size,
+                         head=make_head(recipe["width"], classes, recipe), image_mean=[0.0] * 3, image_std=[1.0] * 3,
+                         score_thresh=0.02, nms_thresh=0.6, detections_per_img=100, topk_candidates=500, **one)
+
+    @property
+    def pyramid(self) -> Levels:
+        "What the kept maps are given to."
+        return self.fcos.backbone
+
+
+class OurLosses(nn.Module):
+    "FCOS's towers on one level, with our numbers at each location: four sides, confidence, classes."
+
+    def __init__(self, backbone, classes: int, recipe: dict):
+        super().__init__()
+        self.pyramid, self.head = Levels(backbone, recipe["width"], 1), make_head(recipe["width"], classes, recipe)
+        boxes, classes = self.head.regression_head, self.head.classification_head
+        nn.init.constant_(boxes.bbox_reg.bias, FIRST_BOX)
+        nn.init.constant_(boxes.bbox_ctrness.bias, -math.log((1 - PRIOR) / PRIOR))
+        nn.init.zeros_(classes.cls_logits.bias)  # one of the classes, no longer each for itself
+
+    def forward(self, images):
+        level, boxes, classes = self.pyramid(images)["0"], self.head.regression_head, self.head.classification_head
+        sides, named = boxes.conv(level), classes.conv(level)
+        detection = torch.cat([boxes.bbox_reg(sides), boxes.bbox_ctrness(sides), classes.cls_logits(named)], 1).float()
+        return UnifiedOutput(detection, None, None)
+
+
+def our_loss(task: str, net: nn.Module, batch, cfg) -> torch.Tensor:
+    "Our detection loss, weighted as in our network."
+    terms = detection_loss(net(batch.images).detection, batch.boxes, batch.labels, batch.crowd, STRIDE)
+    return sum(getattr(cfg.loss, f"loss_{name}") * value for name, value in terms.items())
+
+
+class KeptViews:
+    "Batches of views whose maps the frozen backbone computes once; the pyramid is given them."
+
+    def __init__(self, views, net):
+        self.views, self.pyramid, self.memory = views, net.pyramid, {}
+        if any(p.requires_grad for p in self.pyramid.backbone.parameters()):
+            raise InputError("kept views: a part of the backbone trains. Give start weights, so that it is frozen whole.")
+
+    @torch.no_grad()
+    def add(self, keys: list) -> None:
+        "Compute and keep these views, in half precision as our network keeps them."
+        samples = [self.views[key] for key in keys]
+        images = collate(samples).to(next(self.pyramid.parameters()).device).images
+        maps = self.pyramid.backbone(images)
+        for k, (key, sample) in enumerate(zip(keys, samples)):
+            blank = torch.zeros(3, 1, 1, dtype=torch.uint8).expand_as(sample.image)
+            self.memory[key] = replace(sample, image=blank), [m[k].half() for m in maps]
+
+    def __call__(self, steps: list):
+        for keys in steps:
+            if new := [key for key in keys if key not in self.memory]:
+                self.add(new)
+            found = [self.memory[key] for key in keys]
+            self.pyramid.given = [torch.stack(maps).float() for maps in zip(*(maps for _, maps in found))]
+            yield collate([sample for sample, _ in found])
+            self.pyramid.given = None
+
+
+def make_step(task: str, backbone, classes: int, size: int, recipe: dict) -> nn.Module:
+    "The network of a step that is not yet ours."
+    if recipe["losses"] == "ours":
+        return OurLosses(backbone, classes, recipe)
+    return Bridge(backbone, classes, size, recipe)
+
+
+def run_step(step: str, cfg, minis, say=print) -> dict:
+    "Build, train and measure one step; what `run_cell` needs."
+    recipe = recipe_of(step, cfg)
+    if STEPS[step][1] is None:
+        return {**run_ours(cfg, minis, say), "recipe": recipe}
+    ours = recipe["losses"] == "ours"
+    return run_specialist("det", cfg, minis, say, recipe, make=make_step, feed=KeptViews if recipe["kept"] else None,
+                          loss_of=partial(our_loss, cfg=cfg) if ours else specialist_loss, read=our_reader if ours else reader)
+
+
+def our_reader(task: str, classes: list, cfg) -> DetectionTask:
+    "Our task record, without masks."
+    return DetectionTask(classes, cfg, STRIDE)
+
+
+def run_ours(cfg, minis, say) -> dict:
+    "Our network, trained for detection alone, its boxes without masks."
+    learner, weights = make_learner(replace_fields(cfg, strategy="naive"), minis)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = train_alone(learner, {"det": alone_epochs(stage_plan(cfg))["det"]}, minis, Path(folder), weights["sha256"], say)
+    seconds = round(sum(row["seconds"] for row in rows), 2)
+    evidence = {"det": take_evidence(learner.net, our_reader("det", minis.classes["det"], cfg), learner.val_sets["det"], cfg,
+                                     learner.device, minis.root)}
+    say(f"AP {scores_of(evidence)[METRICS['det']]:.4f}   ({seconds:.0f} s)")
+    return {"matrix": {"det": scores_of(evidence)}, "evidence": evidence, **facts([learner], weights, {"det": seconds})}
+
+
+RUNNERS = {f"bridge_{step}": partial(run_step, step) for step in STEPS}
+
+
+def run(args) -> None:
+    "Make the cells that are missing."
+    steps, folds = some_of("--steps", args.steps, STEPS), [int(k) for k in some_of("--folds", args.folds, range(FOLDS))]
+    cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
+    for fold in folds:
+        for step in steps:
+            run_cell(Cell(f"bridge_{step}", cfg, fold), args.out, lambda text: print(text, flush=True), RUNNERS)
+
+
+def main(argv: "list[str] | None" = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="any setting of `unified-onehead run`")
+    parser.add_argument("--data-root", required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--preset", default="cpu", help="where to start (default: %(default)s)")
+    parser.add_argument("--steps", default=",".join(STEPS), help="some of: %(default)s")
+    parser.add_argument("--folds", default="0,1", help="folds of train and val together to judge on (default: %(default)s)")
+    parser.add_argument("--out", default=str(OUT), help="default: benchmarks/results/bridge")
+    args = parser.parse_intermixed_args(argv)
+    return exit_code(lambda: run(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
