@@ -37,8 +37,6 @@ class Record:
         N 0-based classes
     crowd : list, default list()
         N bools: a region with many objects, ignored in training
-    areas : list, default list()
-        N square pixels of the objects by the label file, None for the box's; or empty
     mask_path : str | None, default None
         PNG with class ids
     category : int, default -1
@@ -47,6 +45,8 @@ class Record:
         turn as the EXIF tag says, or leave as stored; None: `turn_of` decides
     size : tuple | None, default None
         width and height by the label file, to which boxes were clipped; None where it gives none
+    areas : list, default list()
+        N square pixels of the objects by the label file, None for the box's; or empty
     """
     task: str  # seg | det | cls
     path: str  # the image file
@@ -54,11 +54,11 @@ class Record:
     boxes: list = field(default_factory=list)  # N lists of 4 floats
     labels: list = field(default_factory=list)  # N 0-based classes
     crowd: list = field(default_factory=list)  # N bools: a region with many objects, ignored in training
-    areas: list = field(default_factory=list)  # N square pixels of the objects by the label file, None for the box's; or empty
     mask_path: "str | None" = None  # PNG with class ids
     category: int = -1  # 0-based image class
     upright: "bool | None" = None  # turn as the EXIF tag says, or leave as stored; None: `turn_of` decides
     size: "tuple | None" = None  # width and height by the label file, to which boxes were clipped; None where it gives none
+    areas: list = field(default_factory=list)  # N square pixels of the objects by the label file, None for the box's; or empty
 
 
 @dataclass
@@ -113,8 +113,8 @@ class Sample:
         image class
     record : Record | None, default None
         where it came from
-    extent : tuple, default (0, 0)
-        height and width of what shows the picture, from the upper left corner; the rest is padding
+    extent : tuple | None, default None
+        height, width of what shows the picture, from the upper left corner; None: all of `image`
     original : tuple, default (0, 0)
         height and width of the picture that was read, before any scaling, pixels
     """
@@ -126,8 +126,12 @@ class Sample:
     mask: "torch.Tensor | None" = None  # uint8 H x W
     category: int = -1  # image class
     record: "Record | None" = None  # where it came from
-    extent: tuple = (0, 0)  # height and width of what shows the picture, from the upper left corner; the rest is padding
+    extent: "tuple | None" = None  # height, width of what shows the picture, from the upper left corner; None: all of `image`
     original: tuple = (0, 0)  # height and width of the picture that was read, before any scaling, pixels
+
+    def __post_init__(self):
+        if self.extent is None:
+            self.extent = tuple(self.image.shape[-2:])
 
 # %% ../../nbs/data/00_records.ipynb #fe7532b5
 def turn_of(
@@ -203,7 +207,7 @@ def load_sample(
                          f"{Path(record.path).name} is {size[1]} x {size[0]}. Export the mask again at the image's size.")
     boxes = torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4)
     return Sample(image, record.task, boxes, torch.tensor(record.labels, dtype=torch.int64),
-                  torch.tensor(record.crowd, dtype=torch.bool), mask, record.category, record, size, size)
+                  torch.tensor(record.crowd, dtype=torch.bool), mask, record.category, record, original=size)
 
 
 def mask_values(
@@ -244,12 +248,13 @@ def resize_sample(
     "Resize image (bilinear, antialiased), mask (nearest) and boxes together."
     h, w = sample.image.shape[-2:]
     if (h, w) == (height, width):
-        return replace(sample, extent=(height, width))
+        return sample
     image = F.resize(sample.image, [height, width], antialias=True)
     mask = None if sample.mask is None else F.resize(
         sample.mask[None], [height, width], interpolation=F.InterpolationMode.NEAREST_EXACT)[0]
     boxes = resize_xyxy(sample.boxes, (h, w), (height, width))
-    return replace(sample, image=image, mask=mask, boxes=boxes, extent=(height, width))
+    extent = round(sample.extent[0] * height / h), round(sample.extent[1] * width / w)
+    return replace(sample, image=image, mask=mask, boxes=boxes, extent=extent)
 
 # %% ../../nbs/data/00_records.ipynb #7ee3318e
 def fit_long_side(
