@@ -1,8 +1,8 @@
 """Keep a run's numbers: python benchmarks/collect.py runs/NAME NAME
 
-Copies results.json and log.jsonl of a finished run to benchmarks/results/runs/. Paths are cut to their last part: where a
-file lay on the measuring machine is nobody's business, its sha256 stands beside it. Nothing else is changed, and photographs
-stay behind.
+Copies results.json and log.jsonl of a finished run to benchmarks/results/runs/. Paths are cut to their last part, in sentences
+too: where a file lay on the measuring machine is nobody's business, its sha256 stands beside it. Nothing else is changed, and
+photographs stay behind.
 """
 import json
 import sys
@@ -19,6 +19,15 @@ def last_part(text: str) -> str:
     return PureWindowsPath(text).name if "/" in text or "\\" in text else text
 
 
+def cut(value, path: str):
+    "A record in which no text names `path` any longer, but for its last part."
+    if isinstance(value, dict):
+        return {key: cut(v, path) for key, v in value.items()}
+    if isinstance(value, list):
+        return [cut(v, path) for v in value]
+    return value.replace(path, last_part(path)) if isinstance(value, str) and path else value
+
+
 def read(path: Path) -> str:
     "What is in a file of the run. Raises InputError where it is missing."
     try:
@@ -30,12 +39,10 @@ def read(path: Path) -> str:
 def collect(run: Path, name: str) -> Path:  # the copy of results.json; the log lies beside it
     "Copy both files. Raises InputError, with nothing written, where one of them is missing."
     results, log = json.loads(read(run / "results.json")), read(run / "log.jsonl")
-    results["data"]["root"] = last_part(results["data"]["root"])
-    for group, key in (("data", "root"), ("data", "synthetic_dir"), ("net", "weights")):
-        results["config"][group][key] = last_part(results["config"][group][key])
-    for rule in results["rules"]:
-        if rule["name"] == "data: layout":
-            rule["value"] = last_part(rule["value"])
+    groups = ("data", "root"), ("data", "synthetic_dir"), ("net", "weights")
+    paths = {results["data"]["root"], *(results["config"][group][key] for group, key in groups)}
+    for path in sorted(paths, key=len, reverse=True):  # a folder's files before it
+        results = cut(results, path)
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (OUT / f"{name}.jsonl").write_text(log, encoding="utf-8")

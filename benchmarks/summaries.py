@@ -13,6 +13,7 @@ from unified_onehead.core.tables import markdown_table
 from unified_onehead.learn.strategies import STRATEGIES
 
 TARGETS = Path(__file__).resolve().parent / "targets.json"
+RUNS = Path(__file__).resolve().parent / "results" / "runs"
 NAMES = {"ours": "`progressive_kd`, one network", "single": "`single`, three networks", "joint": "`joint`, all tasks at once",
          "specialist": "three specialists"}
 FEATURES = {"": "true ImageNet features", "weak": "weak features"}
@@ -136,6 +137,41 @@ def aims_table() -> str:  # markdown
             texts.append(f"{value:.4f} of {aim}: " + ("reached" if value >= aim else f"missed by {aim - value:.4f}"))
         lines.append([score, *texts])
     return markdown_table(lines) + "\n\n" + aims["about"]
+
+
+def large_runs(folder: Path = RUNS) -> list:  # records of runs, by start weights
+    "The runs of the preset `t4` that are kept with the repository."
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    found = {(r["config"]["net"]["weights"], r["seed"]): r for r in records if r["config"]["run"]["preset"] == "t4"}
+    return [found[key] for key in sorted(found, key=lambda key: (list(STARTS.values()).index(key[0]), key[1]))]
+
+
+def large_table(runs: list) -> str:  # markdown, 7 columns
+    "Each run of `t4` beside the default's cell of the same start weights and seed at 256 px: own stage's end -> after stage 3."
+    lines = [["preset", "features", "mIoU", "AP", "AP50", "AP of small, medium, large objects", "Top-1"]]
+    for run in runs:
+        start = next(s for s, weights in STARTS.items() if weights == run["config"]["net"]["weights"])
+        cell, = (c for c in row("ours", "val", start).cells if c.seed == run["seed"])
+        for preset, size, matrix in (("t4", run["config"]["data"]["size"], run["matrix"]), ("cpu", cell.size, cell.matrix)):
+            moved = [f"{matrix[task][m]:.3f} -> {matrix['cls'][m]:.3f}"
+                     for m, task in (("mIoU", "seg"), ("AP", "det"), ("AP50", "det"))]
+            sizes = ", ".join(f"{matrix['cls'][f'AP_{kind}']:.3f}" for kind in ("small", "medium", "large"))
+            lines.append([f"`{preset}`, {size} px", FEATURES[start], *moved, sizes, f"{matrix['cls']['Top1']:.3f}"])
+    return markdown_table(lines)
+
+
+def say_large(runs: list) -> str:
+    "How the runs of `large_table` were made."
+    kept = {(r["config"]["train"]["cached_views"], r["device"], r["config"]["data"]["size"], r["seed"],
+             *(r["config"]["train"][f"epochs_{t}"] for t in METRICS)) for r in runs}
+    (views, device, size, seed, *epochs), = kept
+    starts = listed([FEATURES[s] for s, weights in STARTS.items() if weights in {r["config"]["net"]["weights"] for r in runs}])
+    bits = " in 32 bits," * device.startswith("cpu")  # which takes no 16
+    return (f"The preset `t4` trains at {size} px, for {listed([str(n) for n in epochs])} epochs. It was run on {device},{bits} "
+            f"from {starts}, with seed {seed}; {views} views of each image were kept in a file in place of new ones in every "
+            f"epoch, which would have taken a CPU too long. Under each run stands the default of the same seed. "
+            f"Both are judged on the course's {claims['images.val'].figure()} validation images; one seed on so few says nothing "
+            "about small differences.")
 
 
 def published_table() -> str:  # markdown

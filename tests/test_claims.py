@@ -12,9 +12,21 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import claims as page  # noqa: E402
 from agreement import OUT, read_fold_records, record_name  # noqa: E402
 from claims import Claim, Claims, claims  # noqa: E402
+from summaries import large_runs, large_table, say_large  # noqa: E402
 
 from unified_onehead.compare.statistics import class_aps, resampled, resampled_classes, scores_of  # noqa: E402
 from unified_onehead.compare.tables import lead_table  # noqa: E402
+
+
+def test_runs_at_512_px_stand_beside_those_at_256():
+    runs = large_runs()
+    head, _, *lines = large_table(runs).splitlines()
+    assert runs and len(lines) == 2 * len(runs) and head.count("|") == 8
+    for run, line, below in zip(runs, lines[::2], lines[1::2]):
+        stages = run["matrix"]
+        assert f"| {stages['det']['AP']:.3f} -> {stages['cls']['AP']:.3f} |" in line and f"| {run['final']['Top1']:.3f} |" in line
+        assert line.startswith("| `t4`, 512 px |") and below.startswith("| `cpu`, 256 px |")
+    assert f"{runs[0]['config']['train']['cached_views']} views of each image were kept" in say_large(runs)
 
 
 def test_a_claim_in_words():

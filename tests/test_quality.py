@@ -306,7 +306,7 @@ def test_kept_views_are_those_that_the_backbone_would_compute(bridge, step_of_br
 @pytest.fixture
 def finished_run(tmp_path, monkeypatch):
     "A folder with the two files of a run, as far as they hold paths; what is kept goes to tmp_path/kept."
-    results = {"data": {"root": "/home/me/minis", "digest": "ab12"},
+    results = {"data": {"root": "/home/me/minis", "digest": "ab12", "reading": ["seg: /home/me/minis/voc, masks"]},
                "config": {"data": {"root": "/home/me/minis", "synthetic_dir": "/home/me/sets"}, "net": {"weights": "/w/b0.pt"}},
                "rules": [{"name": "data: layout", "value": "/home/me/minis"}, {"name": "data: images", "value": "seg 12/6"}]}
     (tmp_path / "run").mkdir()
@@ -319,7 +319,7 @@ def finished_run(tmp_path, monkeypatch):
 def test_what_is_kept_of_a_run_names_no_folder(finished_run):
     assert collect.main([str(finished_run), "mine"]) == 0
     kept = json.loads((collect.OUT / "mine.json").read_text())
-    assert kept["data"] == {"root": "minis", "digest": "ab12"}
+    assert kept["data"] == {"root": "minis", "digest": "ab12", "reading": ["seg: minis/voc, masks"]}
     assert kept["config"] == {"data": {"root": "minis", "synthetic_dir": "sets"}, "net": {"weights": "b0.pt"}}
     assert [rule["value"] for rule in kept["rules"]] == ["minis", "seg 12/6"], "a slash makes no path"
     assert (collect.OUT / "mine.jsonl").read_text() == '{"stage": "seg"}\n'
