@@ -25,7 +25,10 @@ def cut(value, path: str):
         return {key: cut(v, path) for key, v in value.items()}
     if isinstance(value, list):
         return [cut(v, path) for v in value]
-    return value.replace(path, last_part(path)) if isinstance(value, str) and path else value
+    if value == path:
+        return last_part(path)
+    folder = path.rstrip("/\\")  # a sentence goes on behind it
+    return value.replace(folder, last_part(path)) if isinstance(value, str) and folder else value
 
 
 def read(path: Path) -> str:

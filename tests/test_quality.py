@@ -332,6 +332,13 @@ def test_paths_are_cut_at_both_separators(text, last):
     assert collect.last_part(text) == last
 
 
+def test_a_path_with_a_separator_at_its_end_is_cut_in_sentences():
+    record = {"root": "data/", "reading": ["seg: data/voc, masks"], "images": 7}
+    assert collect.cut(record, "data/") == {"root": "data", "reading": ["seg: data/voc, masks"], "images": 7}
+    assert collect.cut(["/me/sets/voc", "/me/sets/"], "/me/sets/") == ["sets/voc", "sets"]
+    assert collect.cut(["a/b"], "/") == ["a/b"]
+
+
 @pytest.mark.parametrize("name", ["results.json", "log.jsonl"])
 def test_a_run_without_its_files_is_named(finished_run, capsys, name):
     (finished_run / name).unlink()
