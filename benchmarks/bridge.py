@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from search import some_of
-from specialists import RECIPES, Detector, Pyramid, reader, run_specialist, specialist_loss
+from specialists import RECIPES, Detector, Pyramid, make_fcos, reader, run_specialist, specialist_loss
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
@@ -34,7 +34,7 @@ from unified_onehead.core.config import METRICS, replace_fields, stage_plan
 from unified_onehead.core.files import InputError
 from unified_onehead.core.stages import alone_epochs
 from unified_onehead.data.records import collate
-from unified_onehead.learn.losses import detection_loss
+from unified_onehead.learn.losses import detection_loss, weighted_sum
 from unified_onehead.learn.task import DetectionTask
 from unified_onehead.model.fusion import separable
 from unified_onehead.model.grid import assign, inside_boxes
@@ -93,7 +93,6 @@ def make_head(width: int, classes: int, recipe: dict) -> FCOSHead:
         for k, layer in enumerate(tower):
             if isinstance(layer, nn.Conv2d):
                 tower[k] = separable(width, 3)
-    nn.init.constant_(head.regression_head.bbox_reg.bias, recipe["first_box"])
     return head
 
 
@@ -118,9 +117,8 @@ class Bridge(Detector):
         nn.Module.__init__(self)
         kind = OurAssigner if recipe["assigner"] == "ours" else FCOS
         one = {"anchor_generator": AnchorGenerator(((STRIDE,),), ((1.0,),))} if recipe["levels"] == 1 else {}
-        self.fcos = kind(Levels(backbone, recipe["width"], recipe["levels"]), classes, min_size=size, max_size=size,
-                         head=make_head(recipe["width"], classes, recipe), image_mean=[0.0] * 3, image_std=[1.0] * 3,
-                         score_thresh=0.02, nms_thresh=0.6, detections_per_img=100, topk_candidates=500, **one)
+        self.fcos = make_fcos(Levels(backbone, recipe["width"], recipe["levels"]), classes, size, recipe, kind,
+                              head=make_head(recipe["width"], classes, recipe), **one)
 
     @property
     def pyramid(self) -> Levels:
@@ -149,7 +147,7 @@ class OurLosses(nn.Module):
 def our_loss(task: str, net: nn.Module, batch, cfg) -> torch.Tensor:
     "Our detection loss, weighted as in our network."
     terms = detection_loss(net(batch.images).detection, batch.boxes, batch.labels, batch.crowd, STRIDE)
-    return sum(getattr(cfg.loss, f"loss_{name}") * value for name, value in terms.items())
+    return weighted_sum(terms, DetectionTask([], cfg).weights)
 
 
 class KeptViews:

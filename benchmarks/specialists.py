@@ -139,16 +139,22 @@ class Pyramid(nn.Module):
         return self.fpn({str(i): m for i, m in enumerate(self.backbone(images))})
 
 
+def make_fcos(pyramid: Pyramid, classes: int, size: int, recipe: dict, kind: type = FCOS, **more) -> FCOS:
+    "torchvision's FCOS, or a kind of it, with what is not as it comes."
+    fcos = kind(pyramid, classes, min_size=size, max_size=size, image_mean=[0.0] * 3, image_std=[1.0] * 3, score_thresh=0.02,
+                nms_thresh=0.6, detections_per_img=100, topk_candidates=500, **more)
+    # torchvision ends the box branch with a ReLU and starts it at zero: a side whose output falls below zero at every
+    # location has no gradient and stays shut. A first distance of one stride keeps all four open.
+    nn.init.constant_(fcos.head.regression_head.bbox_reg.bias, recipe["first_box"])
+    return fcos
+
+
 class Detector(nn.Module):
     "FCOS on images that are letterboxed and normalised already: its own resizing and normalising are switched off."
 
     def __init__(self, backbone, classes: int, size: int, recipe: dict):
         super().__init__()
-        self.fcos = FCOS(Pyramid(backbone, recipe["width"]), classes, min_size=size, max_size=size, image_mean=[0.0] * 3,
-                         image_std=[1.0] * 3, score_thresh=0.02, nms_thresh=0.6, detections_per_img=100, topk_candidates=500)
-        # torchvision ends the box branch with a ReLU and starts it at zero: a side whose output falls below zero at every
-        # location has no gradient and stays shut. A first distance of one stride keeps all four open.
-        nn.init.constant_(self.fcos.head.regression_head.bbox_reg.bias, recipe["first_box"])
+        self.fcos = make_fcos(Pyramid(backbone, recipe["width"]), classes, size, recipe)
 
     def forward(self, images, targets=None):
         return self.fcos(list(images), targets)
