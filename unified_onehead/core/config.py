@@ -149,7 +149,7 @@ class TrainConfig:
     stage_lr_decay : float, default 0.5
         factor per stage on the rate of what tasks share: an unfrozen backbone, see isolate_channels
     weight_decay : float, default 1e-2
-        AdamW's, not on norms and biases
+        AdamW's, not on norms, biases and the neck's fusion
     warmup : int, default 30
         steps of linear warm-up in every stage
     clip : float, default 10.0
@@ -179,7 +179,7 @@ class TrainConfig:
     lr: float = 2e-3  # peak learning rate of neck and head (AdamW)
     backbone_lr: float = 0.1  # factor on `lr` for the unfrozen backbone; 1 without pretrained weights
     stage_lr_decay: float = 0.5  # factor per stage on the rate of what tasks share: an unfrozen backbone, see isolate_channels
-    weight_decay: float = 1e-2  # AdamW's, not on norms and biases
+    weight_decay: float = 1e-2  # AdamW's, not on norms, biases and the neck's fusion
     warmup: int = 30  # steps of linear warm-up in every stage
     clip: float = 10.0  # global gradient norm is clipped here
     ema: float = 0.99  # decay of the averaged weights that are evaluated and handed on; 0 switches it off

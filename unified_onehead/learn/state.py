@@ -116,7 +116,9 @@ def parameter_groups(
         if p.requires_grad:
             hidden = not cfg.distill.isolate_channels and not name.startswith(f"head.layers.{len(net.head.layers) - 1}.")
             factor = shared if name.startswith("backbone.") else cfg.train.stage_lr_decay**stage if hidden else 1.0
-            groups.setdefault((rate * factor, cfg.train.weight_decay if p.ndim > 1 else 0.0), []).append(p)
+            weighs = p.ndim > 1 and name != "neck.logits"  # those are shares of a sum: decayed, they would become equal
+            decay = cfg.train.weight_decay if weighs else 0.0
+            groups.setdefault((rate * factor, decay), []).append(p)
     return [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()]
 
 # %% ../../nbs/learn/07_state.ipynb #a2c966e9
@@ -157,8 +159,8 @@ class Underway:
         steps["average"] = without_copies(steps["average"], {f"module.{name}": tensor for name, tensor in own.items()})
         if len(self.rows) == len(self.plan):
             steps.update(optimizer=None, schedule=None, scaler=None)
-        return {"stage": self.stage, "net": own, "begin": without_copies(self.begin, own), "plan": self.plan, "rows": self.rows,
-                **steps, "strategy": learner.strategy.state(), "generator": self.generator.get_state(),
+        return {"version": VERSION, "stage": self.stage, "net": own, "begin": without_copies(self.begin, own), "plan": self.plan,
+                "rows": self.rows, **steps, "strategy": learner.strategy.state(), "generator": self.generator.get_state(),
                 "random": random_states(learner.device),
                 "presented": dict(learner.presented), "replayed": dict(learner.replayed)}
 
@@ -176,5 +178,6 @@ class Underway:
         set_random_states(saved["random"], learner.device)
 
 
-INSIDE = {"stage", "net", "begin", "plan", "rows", "average", "optimizer", "schedule", "scaler", "strategy", "generator",
-          "random", "presented", "replayed"}  # what `Underway.state` gives; a file with other keys is of another version
+VERSION = 2  # of what `Underway.state` gives; a file of another one is not gone on from
+INSIDE = {"version", "stage", "net", "begin", "plan", "rows", "average", "optimizer", "schedule", "scaler", "strategy",
+          "generator", "random", "presented", "replayed"}

@@ -23,7 +23,7 @@ from ..data.records import Minis
 from ..data.sources import data_digest
 from ..learn.processes import is_main
 from ..learn.checkpoint import NotReadableNow, load_model, save_model
-from ..learn.state import INSIDE
+from ..learn.state import INSIDE, VERSION
 from ..learn.learner import Learner
 from .claim import OWNER
 
@@ -333,7 +333,9 @@ def first_readable(
 
 def holds(part, name: str) -> bool:
     "Whether part of a checkpoint is of today's form: `state` of the finished stages, `inside` of the one that is being trained."
-    return isinstance(part, dict) and (isinstance(part.get("matrix"), dict) if name == "state" else part.keys() == INSIDE)
+    if not isinstance(part, dict):
+        return False
+    return isinstance(part.get("matrix"), dict) if name == "state" else part.keys() == INSIDE and part["version"] == VERSION
 
 
 def reach(saved: tuple) -> "tuple[float, int]":  # finished stages; epochs of the next one
