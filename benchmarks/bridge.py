@@ -151,10 +151,11 @@ def our_loss(task: str, net: nn.Module, batch, cfg) -> torch.Tensor:
 
 
 class KeptViews:
-    "Batches of views whose maps the frozen backbone computes once; the pyramid is given them."
+    """Batches of views whose maps the frozen backbone computes once; the pyramid is given them. The same `memory` serves several
+    networks on the same views, from the same start weights."""
 
-    def __init__(self, views, net):
-        self.views, self.pyramid, self.memory = views, net.pyramid, {}
+    def __init__(self, views, net, memory: "dict | None" = None):
+        self.views, self.pyramid, self.memory = views, net.pyramid, {} if memory is None else memory
         if any(p.requires_grad for p in self.pyramid.backbone.parameters()):
             raise InputError("kept views: a part of the backbone trains. Give start weights, so that it is frozen whole.")
 
@@ -185,13 +186,14 @@ def make_step(task: str, backbone, classes: int, size: int, recipe: dict) -> nn.
     return Bridge(backbone, classes, size, recipe)
 
 
-def run_step(step: str, cfg, minis, say=print) -> dict:
-    "Build, train and measure one step; what `run_cell` needs."
+def run_step(step: str, cfg, minis, say=print, memory: "dict | None" = None) -> dict:
+    "Build, train and measure one step; what `run_cell` needs. `memory` is for `KeptViews`."
     recipe = recipe_of(step, cfg)
     if STEPS[step][1] is None:
         return {**run_ours(cfg, minis, say), "recipe": recipe}
     ours = recipe["losses"] == "ours"
-    return run_specialist("det", cfg, minis, say, recipe, make=make_step, feed=KeptViews if recipe["kept"] else None,
+    return run_specialist("det", cfg, minis, say, recipe, make=make_step,
+                          feed=partial(KeptViews, memory=memory) if recipe["kept"] else None,
                           loss_of=partial(our_loss, cfg=cfg) if ours else specialist_loss, read=our_reader if ours else reader)
 
 
@@ -212,7 +214,10 @@ def run_ours(cfg, minis, say) -> dict:
     return {"matrix": {"det": scores_of(evidence)}, "evidence": evidence, **facts([learner], weights, {"det": seconds})}
 
 
-RUNNERS = {f"bridge_{step}": partial(run_step, step) for step in STEPS}
+def runners() -> dict:  # for `run_cell`
+    "The steps by their systems' names. They share what they keep, so it is for one fold, one seed and one preset."
+    memory = {}
+    return {f"bridge_{step}": partial(run_step, step, memory=memory) for step in STEPS}
 
 
 def run(args) -> None:
@@ -220,8 +225,9 @@ def run(args) -> None:
     steps, folds = some_of("--steps", args.steps, STEPS), [int(k) for k in some_of("--folds", args.folds, range(FOLDS))]
     cfg = run_config(args.data_root, args.preset, args.settings, weights=args.weights)
     for fold in folds:
+        made = runners()
         for step in steps:
-            run_cell(Cell(f"bridge_{step}", cfg, fold), args.out, lambda text: print(text, flush=True), RUNNERS)
+            run_cell(Cell(f"bridge_{step}", cfg, fold), args.out, lambda text: print(text, flush=True), made)
 
 
 def main(argv: "list[str] | None" = None) -> int:

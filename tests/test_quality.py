@@ -298,6 +298,12 @@ def test_kept_views_are_those_that_the_backbone_would_compute(bridge, step_of_br
     with torch.no_grad():
         maps = net.pyramid.backbone(again.images)
     assert all(torch.allclose(a, b, rtol=1e-2, atol=1e-3) for a, b in zip(seen[1], maps))
+    calls.clear()
+    other, _ = make("level")
+    other.pyramid.backbone.register_forward_hook(lambda *_: calls.append(1))
+    for batch, maps in zip(bridge.KeptViews(views, other, feed.memory)(steps), seen):
+        assert all(a.equal(b) for a, b in zip(other.pyramid.given, maps)), "another step takes what this one kept"
+    assert not calls
     with pytest.raises(InputError, match="a part of the backbone trains"):
         recipe = bridge.recipe_of("kept", preset("cpu"))
         bridge.KeptViews(views, bridge.make_step("det", frozen_backbone("mobilenet_v2"), 5, 64, recipe))
