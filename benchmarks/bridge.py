@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from search import some_of
-from specialists import RECIPES, Detector, Pyramid, make_fcos, reader, run_specialist, specialist_loss
+from specialists import RECIPES, Detector, Pyramid, make_fcos, measure, reader, run_specialist, specialist_loss
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
@@ -26,10 +26,8 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from unified_onehead.cli import exit_code, run_config
 from unified_onehead.compare.cells import facts, make_learner, run_cell
-from unified_onehead.compare.evidence import take_evidence
 from unified_onehead.compare.experiment import Cell
 from unified_onehead.compare.folds import FOLDS
-from unified_onehead.compare.statistics import scores_of
 from unified_onehead.core.config import METRICS, replace_fields, stage_plan
 from unified_onehead.core.files import InputError
 from unified_onehead.core.stages import alone_epochs
@@ -208,10 +206,10 @@ def run_ours(cfg, minis, say) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         rows = train_alone(learner, {"det": alone_epochs(stage_plan(cfg))["det"]}, minis, Path(folder), weights["sha256"], say)
     seconds = round(sum(row["seconds"] for row in rows), 2)
-    evidence = {"det": take_evidence(learner.net, our_reader("det", minis.classes["det"], cfg), learner.val_sets["det"], cfg,
-                                     learner.device, minis.root)}
-    say(f"AP {scores_of(evidence)[METRICS['det']]:.4f}   ({seconds:.0f} s)")
-    return {"matrix": {"det": scores_of(evidence)}, "evidence": evidence, **facts([learner], weights, {"det": seconds})}
+    scores, evidence = measure(learner.net, our_reader("det", minis.classes["det"], cfg), learner.val_sets["det"], cfg,
+                               learner.device, minis.root)
+    say(f"AP {scores[METRICS['det']]:.4f}   ({seconds:.0f} s)")
+    return {"matrix": {"det": scores}, "evidence": evidence, **facts([learner], weights, {"det": seconds})}
 
 
 def runners() -> dict:  # for `run_cell`

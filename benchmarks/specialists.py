@@ -56,6 +56,7 @@ from unified_onehead.data.records import collate
 from unified_onehead.model.grid import Detections
 from unified_onehead.learn.features import epoch_steps
 from unified_onehead.learn.checkpoint import device_name
+from unified_onehead.learn.evaluate import evaluate_task
 from unified_onehead.learn.learner import make_accelerator, rate_factor
 from unified_onehead.data.sources import read_minis
 from unified_onehead.data.sources import get_minis
@@ -271,6 +272,13 @@ def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say, loss
     return time.perf_counter() - started, sum(len(step) for steps in plan for step in steps), accelerator.device
 
 
+def measure(net: nn.Module, record, val: MiniDataset, cfg, device, root: str) -> "tuple[dict, dict]":
+    "Scores of one task, AP by the size of the objects among them, and the evidence that the cell keeps."
+    scores = evaluate_task(net, record, val, cfg.data.size, device, cfg.run.eval_batch).compute()
+    evidence = {record.name: take_evidence(net, record, val, cfg, device, root)}
+    return {**{k: v for k, v in scores.items() if not k.startswith("classes_")}, **scores_of(evidence)}, evidence
+
+
 def run_specialist(task: str, cfg, minis, say=print, recipe: "dict | None" = None, make=make_specialist, read=reader,
                    **training) -> dict:
     "Build, train and measure one specialist; what `run_cell` needs. `training` goes to `train`."
@@ -281,8 +289,7 @@ def run_specialist(task: str, cfg, minis, say=print, recipe: "dict | None" = Non
     net = make(task, backbone, len(classes), cfg.data.size, recipe)
     seconds, shown, device = train(task, net, records["train"], cfg, recipe, say, **training)
     val = MiniDataset(records["val"], 1 << 30)
-    evidence = {task: take_evidence(net, read(task, classes, cfg), val, cfg, device, minis.root)}
-    scores = scores_of(evidence)
+    scores, evidence = measure(net, read(task, classes, cfg), val, cfg, device, minis.root)
     say(f"{METRICS[task]} {scores[METRICS[task]]:.4f}   ({seconds:.0f} s)")
     return {"matrix": {task: scores}, "evidence": evidence, "weights": weights, "networks": 1,
             "parameters": sum(p.numel() for p in net.parameters()), "macs": forward_macs(net, cfg.data.size),
