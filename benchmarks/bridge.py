@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from search import some_of
 from specialists import RECIPES, Detector, Pyramid, make_fcos, measure, reader, run_specialist, specialist_loss
+from stairs import STEPS
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
@@ -41,18 +42,6 @@ from unified_onehead.run.stages import train_alone
 
 OUT = Path(__file__).resolve().parent / "results" / "bridge"
 STRIDE = 8  # of the finest level, and of our map
-STEPS = {  # name -> what is new in words, settings of the recipe
-    "fcos": ("FCOS as the specialist has it", {}),
-    "frozen": ("backbone frozen whole", {"frozen_blocks": -1}),
-    "kept": ("kept views instead of new ones", {"kept": True}),
-    "separable": ("separable instead of dense layers", {"separable": True}),
-    "two": ("two layers in a tower instead of four", {"layers": 2}),
-    "level": ("one level instead of five", {"levels": 1}),
-    "assigner": ("our assigner", {"assigner": "ours"}),
-    "losses": ("our losses and scores", {"losses": "ours"}),
-    "recipe": ("our learning rate, decay and averaging", {"settings": "ours"}),
-    "ours": ("our neck and head", None),
-}
 
 
 def recipe_of(step: str, cfg) -> dict:

@@ -2,6 +2,7 @@
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import claims as page  # noqa: E402
+import stairs as stairs_page  # noqa: E402
 from agreement import OUT, read_fold_records, record_name  # noqa: E402
 from claims import Claim, Claims, claims  # noqa: E402
 from summaries import large_runs, large_table, say_large  # noqa: E402
 
 from unified_onehead.compare.statistics import class_aps, resampled, resampled_classes, scores_of  # noqa: E402
 from unified_onehead.compare.tables import lead_table  # noqa: E402
+from unified_onehead.core.files import InputError  # noqa: E402
 
 
 def test_runs_at_512_px_stand_beside_those_at_256():
@@ -125,3 +128,45 @@ def test_every_claim_names_files_that_are_there():
         assert all([*folder.glob(pattern)] for pattern in claims[name].sources), name
     table = page.claims_table(["AP.folds.ours", "boxes.val"])
     assert table.count("\n") == 3 and "| `boxes.val` | 294 |" in table
+
+
+@pytest.fixture
+def stairs(monkeypatch):
+    "Two steps on two folds of four images: one class, an object in each. The second step finds it in half of them."
+    made = []
+    for fold in (0, 1):
+        for step, hits in (("kept", [1023] * 4), ("level", [1023, 1023, 0, 0])):
+            seen = {"objects": [1] * 4, "image": [0, 1, 2, 3], "score": [.9, .9, .8, .8], "hit": hits, "skip": [0] * 4}
+            evidence = {"det": {"images": [f"{fold}{k}" for k in range(4)], "classes": ["person"], "seen": [seen]}}
+            sizes = {"AP_small": None, "AP_medium": .25 * fold, "AP_large": .5}
+            made.append(SimpleNamespace(
+                system=f"bridge_{step}", fold=fold, evidence=evidence, matrix={"det": sizes}, parameters=1234, seed=0, size=256,
+                weights={"name": "w.pt"}, device="cpu, 1 threads", presentations={"det": 600}))
+    monkeypatch.setattr(stairs_page, "read_cells", lambda folder: made)
+    monkeypatch.setattr(stairs_page, "columns", lambda group: [0])
+    return stairs_page.Stairs(), made
+
+
+def test_the_staircase_counts_what_a_change_costs(stairs):
+    found, made = stairs
+    assert list(found.cells) == ["kept", "level"] and found.folds == [0, 1]
+    assert found.value("kept", "person").text() == "1.000 [1.000, 1.000]", "every object, and nothing else"
+    # .9 four times right, .8 four times wrong: precision is 1 up to a recall of a half, which 51 of 101 recalls are
+    assert found.value("level", "").figure(".4f") == f"{51 / 101:.4f}"
+    change = found.change("level", "person")
+    assert change.value == pytest.approx(-50 / 101) and change.low < change.value < change.high < 0
+    assert found.sizes("kept") == [None, .125, .5], "means over the folds"
+    head, _, first, second = found.table().splitlines()
+    assert first.count("|") == second.count("|") == head.count("|") and "| - | - |" not in second
+    assert first.startswith("| kept views instead of new ones | 1.000") and "-, 0.125, 0.500" in second
+    assert "600 views" in found.say_made() and '"FCOS as the specialist has it"' in found.say_made()
+    costs = found.say_costs("person")
+    assert f"With certainty costs: one level instead of five {change.text()}." in costs and "No single change gives" in costs
+    assert len(found.figure().axes) == 3
+
+
+def test_a_staircase_of_one_step_is_refused(stairs):
+    _, made = stairs
+    del made[-1]  # a fold of the second step
+    with pytest.raises(InputError, match="1 steps are finished. Make more with benchmarks/bridge.py"):
+        stairs_page.Stairs()
