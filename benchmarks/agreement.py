@@ -8,7 +8,8 @@ same networks read val once for each of READINGS. The record is benchmarks/resul
 
 A network of a fold (its folder is called ...-foldK) was trained on images of the data's own val. It is read on the images that
 its fold held out, and on no others; its record ends in -foldK and keeps what each image contributed to AP with and without
-masks, so that folds can be pooled.
+masks, so that folds can be pooled. --evidence keeps that of a network on val, too, for intervals over its images: so
+benchmarks/results/large was made of the runs of the preset `t4` in benchmarks/results/runs.
 """
 import argparse
 import json
@@ -39,7 +40,7 @@ from unified_onehead.learn.task import make_tasks
 OUT = Path(__file__).resolve().parent / "results" / "agreement"
 READINGS = {  # name -> weight of the mask in the score, how far boxes move to its outline and part
     "boxes alone": (0.0, 0.0), "sides": (0.0, 1.0), "score": (0.5, 0.0), "score and sides": (0.5, 1.0)}
-POOLED = ("boxes alone", "score and sides")  # readings of which records of folds keep the evidence
+POOLED = ("boxes alone", "score and sides")  # readings of which records keep the evidence, where they keep any
 
 
 def fold_of(path: "str | Path") -> "int | None":  # 0..4; None: trained on the data's own split
@@ -76,8 +77,9 @@ def held_out(path: "str | Path", data_root: "str | Path", cfg, classes: dict, tr
     return minis
 
 
-def read_model(path: "str | Path", data_root: "str | Path", device: str = "auto") -> dict:  # the record
-    "Evaluate the boxes of one system under each reading. Raises InputError for what is no model, or knows other classes or data."
+def read_model(path: "str | Path", data_root: "str | Path", device: str = "auto", keep: bool = False) -> dict:  # the record
+    """Evaluate the boxes of one system under each reading; a fold's record, and others where asked to `keep`, hold the evidence.
+    Raises InputError for what is no model, or knows other classes or data."""
     where = pick_device(device)
     net, stride, system, cfg, classes, trained = load_network(path, where)
     minis, fold = held_out(path, data_root, cfg, classes, trained), fold_of(path)
@@ -86,12 +88,12 @@ def read_model(path: "str | Path", data_root: "str | Path", device: str = "auto"
         own = replace_fields(cfg, mask_score_weight=agreement, mask_box_weight=outline)
         seen = {"det": take_evidence(net, make_tasks(classes, own, stride)["det"], val, own, where, minis.root)}
         readings[name] = {**{k: round(v, 6) for k, v in scores_of(seen).items()}, "classes": class_values(seen)["det"]}
-        if name in POOLED:
+        if name in POOLED and (keep or fold is not None):
             evidence[name] = seen["det"]
-    pooled = {} if fold is None else {"fold": fold, "evidence": evidence}
+    more = {**({} if fold is None else {"fold": fold}), **({"evidence": evidence} if evidence else {})}
     return {"strategy": system, "weights": Path(cfg.net.weights).name, "size": cfg.data.size, "seed": cfg.run.seed,
             "readings": readings, "device": device_name(where), "versions": versions(),
-            "date": time.strftime("%Y-%m-%d", time.gmtime()), **pooled}
+            "date": time.strftime("%Y-%m-%d", time.gmtime()), **more}
 
 
 def record_text(record: dict) -> str:  # JSON
@@ -149,7 +151,7 @@ def readings_table(records: "list[dict]") -> str:  # '' without records
 def read_models(args) -> None:
     "Read each model under each reading; a record per model."
     for path in args.models:
-        record = read_model(path, args.data_root, args.device)
+        record = read_model(path, args.data_root, args.device, args.evidence)
         name = record_name(record)
         write_atomic(Path(args.out) / f"{name}.json", record_text(record))
         print(f"{name}: " + "; ".join(f"{n}: AP {r['AP']:.4f}, AP50 {r['AP50']:.4f}" for n, r in record["readings"].items()))
@@ -160,6 +162,7 @@ def main(argv: "list[str] | None" = None) -> int:
     parser.add_argument("models", nargs="+", metavar="MODEL")
     parser.add_argument("--data-root", required=True, metavar="D", help="folder with the three minis")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--evidence", action="store_true", help="keep what each image contributed, for networks on val as well")
     parser.add_argument("--out", default=str(OUT), help="default: benchmarks/results/agreement")
     args = parser.parse_args(argv)
     return exit_code(lambda: read_models(args))

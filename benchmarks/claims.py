@@ -210,6 +210,12 @@ def columns(group: str) -> list:
     return [facts()["classes"].index(c) for c in groups()[group]]
 
 
+def group_mean(values: np.ndarray, drawn: np.ndarray, group: str = "") -> tuple:  # of [classes] and [resamples, classes]
+    "AP of a group of classes, '' for all, and the same on every resample."
+    at = columns(group) if group else slice(None)
+    return float(mean_known(values[None, at])[0]), mean_known(drawn[:, at])
+
+
 def spread_of(values: list) -> "float | None":
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 

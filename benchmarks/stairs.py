@@ -8,11 +8,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from claims import Claim, columns, listed, quantity
+from claims import Claim, group_mean, listed, quantity
 
 from unified_onehead.cli import exit_code
 from unified_onehead.compare.cells import read_cells
-from unified_onehead.compare.statistics import class_aps, interval, mean_known, pool, resampled_classes
+from unified_onehead.compare.statistics import class_aps, interval, pool, resampled_classes
 from unified_onehead.core.files import InputError
 from unified_onehead.core.tables import markdown_table
 
@@ -52,23 +52,20 @@ class Stairs:
 
     def mean(self, step: str, group: str) -> tuple:  # AP of the group; [resamples]
         "Mean AP of a group of classes; '' means all."
-        at = columns(group) if group else slice(None)
-        return tuple(mean_known(np.atleast_2d(values)[:, at]) for values in self.aps[step])
+        return group_mean(*self.aps[step], group)
 
     def value(self, step: str, group: str) -> Claim:
         "AP after a step, with its interval over images."
-        (value,), draws = self.mean(step, group)
-        return Claim(f"{step}.{group}", float(value), GROUPS[group], (f"bridge/bridge_{step}-*.json",), ".3f",
-                     *interval(draws, value))
+        value, draws = self.mean(step, group)
+        return Claim(f"{step}.{group}", value, GROUPS[group], (f"bridge/bridge_{step}-*.json",), ".3f", *interval(draws, value))
 
     def change(self, step: str, group: str, before: "str | None" = None) -> Claim:
         "AP after a step minus AP after an earlier one, by default that before it, on the same images."
         names = list(self.cells)
         before = before or names[names.index(step) - 1]
         (a, drawn), (b, others) = self.mean(step, group), self.mean(before, group)
-        value = float(a[0] - b[0])
-        return Claim(f"{step}-{before}.{group}", value, f"{GROUPS[group]}: {STEPS[step][0]}",
-                     tuple(f"bridge/bridge_{s}-*.json" for s in (before, step)), "+.3f", *interval(drawn - others, value))
+        return Claim(f"{step}-{before}.{group}", a - b, f"{GROUPS[group]}: {STEPS[step][0]}",
+                     tuple(f"bridge/bridge_{s}-*.json" for s in (before, step)), "+.3f", *interval(drawn - others, a - b))
 
     def sizes(self, step: str) -> list:  # None for a size of which no fold has an object
         "AP of small, medium and large objects, the mean over the folds."

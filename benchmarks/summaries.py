@@ -5,15 +5,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from agreement import read_records
-from claims import IMAGES, STARTS, SYSTEMS, all_rows, claims, facts, groups, listed, row
+from claims import IMAGES, STARTS, SYSTEMS, Claim, all_rows, claims, facts, group_mean, groups, listed, row
 
+from unified_onehead.compare.statistics import class_aps, interval, resampled_classes
 from unified_onehead.compare.tables import five_percent, mean_matrix, runs_of
 from unified_onehead.core.config import METRICS
 from unified_onehead.core.tables import markdown_table
 from unified_onehead.learn.strategies import STRATEGIES
 
 TARGETS = Path(__file__).resolve().parent / "targets.json"
-RUNS = Path(__file__).resolve().parent / "results" / "runs"
+RUNS, LARGE = (Path(__file__).resolve().parent / "results" / name for name in ("runs", "large"))
 NAMES = {"ours": "`progressive_kd`, one network", "single": "`single`, three networks", "joint": "`joint`, all tasks at once",
          "specialist": "three specialists"}
 FEATURES = {"": "true ImageNet features", "weak": "weak features"}
@@ -157,6 +158,26 @@ def large_table(runs: list) -> str:  # markdown, 7 columns
                      for m, task in (("mIoU", "seg"), ("AP", "det"), ("AP50", "det"))]
             sizes = ", ".join(f"{matrix['cls'][f'AP_{kind}']:.3f}" for kind in ("small", "medium", "large"))
             lines.append([f"`{preset}`, {size} px", FEATURES[start], *moved, sizes, f"{matrix['cls']['Top1']:.3f}"])
+    return markdown_table(lines)
+
+
+def large_groups(runs: list, folder: Path = LARGE) -> str:  # markdown, 5 columns
+    "AP of groups of classes in these runs, beside the default's cell of the same start weights and seed, with 95 % intervals."
+    lines = [["AP of", "features", "`t4`", "`cpu`", "difference"]]
+    records = {(r["weights"], r["seed"]): r for r in read_records(folder)}
+    for run in runs:
+        weights, seed = run["config"]["net"]["weights"], run["seed"]
+        start = next(s for s, name in STARTS.items() if name == weights)
+        cell, = (c for c in row("ours", "val", start).cells if c.seed == seed)
+        sides = [[{"det": records[weights, seed]["evidence"]["score and sides"]}], [{"det": cell.evidence["det"]}]]
+        drawn = [(class_aps(side), resampled_classes(side)) for side in sides]
+        for group, title in {"six": "six frequent classes", "person": "persons", "": "all ten classes"}.items():
+            (a, large), (b, small) = (group_mean(*side, group) for side in drawn)
+            texts = [Claim("", value, "", (), form, *interval(draws, value)) for value, draws, form in (
+                (a, large, ".3f"), (b, small, ".3f"), (a - b, large - small, "+.3f"))]
+            apart = texts[-1]
+            lines.append([title, FEATURES[start], *(t.text() for t in texts[:2]),
+                          f"**{apart.text()}**" if apart.certain else apart.text()])
     return markdown_table(lines)
 
 

@@ -50,24 +50,25 @@ puts the new ones in their place:
     python benchmarks/quality.py 'progressive_kd-mobilenet_v2-*-seed?' --redo --data-root DATA --weights-dir WEIGHTS threads=1
     python benchmarks/tables.py
 
-`results/runs/` holds the complete records of single runs (`benchmarks/collect.py`), `results/recipe-search.jsonl` what was tried
-for our recipe on splits of the training images (`benchmarks/search.py`), `results/diagnosis/` the suspected causes of the
-original's failure, one at a time (`benchmarks/diagnosis.py`), `results/agreement/` what boxes gain by mask refinement
-(`benchmarks/agreement.py`), `results/facts/` the draw's boxes by name and what val said after each change
-(`benchmarks/claims.py`), `results/first_box/` the detection specialist as its library starts it, `results/prepared/` cells
-on a set that `unified-onehead data prepare` made. `results/sequence-search.jsonl` is what keeps earlier tasks, and what the
-recipe is made of, tried on folds of the training images (`benchmarks/sequences.py`), `results/specialists-search.jsonl` what was
-tried there for the specialists (`benchmarks/specialists.py`), whose recipes are starting points from common practice.
-`results/memory/` is what the beginning of a run on many images costs, before images were kept within a budget and after
-(`benchmarks/memory.py`, which makes the images itself; `--table` prints both), and `results/memory/runs/` what whole runs of
-the presets cost (`--runs`). `results/speed/`, `results/export/` and `results/serve/` are what an answer takes, what exported
-files answer, and a server under load (`benchmarks/speed.py`, `parity.py`, `serve_load.py`). `results/estimate/` is a bound
-from below for the preset `t4` on a T4, computed from counted operations and marked as an estimate
-(`benchmarks/t4_estimate.py`); no T4 was measured. `results/kills/` is what became of runs that were
-killed at random moments (`benchmarks/kills.py`), `results/avalanche/` a strategy of ours as a plugin of Avalanche
-(`examples/avalanche_plugin.py`), `results/scaling/` a step in one process and in two, measured,
-and on several GPUs, computed (`benchmarks/scaling.py`), `results/onward/` a network that learned a third task later
-(`benchmarks/onward.py`).
+`results/runs/` holds the complete records of single runs (`benchmarks/collect.py`), `results/large/` what the boxes of the
+preset `t4` rest on (`benchmarks/agreement.py`), `results/bridge/` the steps from FCOS to our network
+(`benchmarks/bridge.py`), `results/recipe-search.jsonl` what was tried for our recipe on splits of the training images
+(`benchmarks/search.py`), `results/diagnosis/` the suspected causes of the original's failure, one at a time
+(`benchmarks/diagnosis.py`), `results/agreement/` what boxes gain by mask refinement (`benchmarks/agreement.py`),
+`results/facts/` the draw's boxes by name and what val said after each change (`benchmarks/claims.py`), `results/first_box/`
+the detection specialist as its library starts it, `results/prepared/` cells on a set that `unified-onehead data prepare`
+made. `results/sequence-search.jsonl` is what keeps earlier tasks, and what the recipe is made of, tried on folds of the
+training images (`benchmarks/sequences.py`), `results/specialists-search.jsonl` what was tried there for the specialists
+(`benchmarks/specialists.py`), whose recipes are starting points from common practice. `results/memory/` is what the beginning
+of a run on many images costs, before images were kept within a budget and after (`benchmarks/memory.py`, which makes the
+images itself; `--table` prints both), and `results/memory/runs/` what whole runs of the presets cost (`--runs`).
+`results/speed/`, `results/export/` and `results/serve/` are what an answer takes, what exported files answer, and a server
+under load (`benchmarks/speed.py`, `parity.py`, `serve_load.py`). `results/estimate/` is a bound from below for the preset
+`t4` on a T4, computed from counted operations and marked as an estimate (`benchmarks/t4_estimate.py`); no T4 was measured.
+`results/kills/` is what became of runs that were killed at random moments (`benchmarks/kills.py`), `results/avalanche/` a
+strategy of ours as a plugin of Avalanche (`examples/avalanche_plugin.py`), `results/scaling/` a step in one process and in
+two, measured, and on several GPUs, computed (`benchmarks/scaling.py`), `results/onward/` a network that learned a third task
+later (`benchmarks/onward.py`).
 """
 
 

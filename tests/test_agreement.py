@@ -167,7 +167,11 @@ def test_the_command_keeps_records_and_refuses_what_is_no_model(saved, capsys):
     root, folder = saved
     words = ["--data-root", str(root), "--device", "cpu", "--out", str(folder / "out")]
     assert agreement.main([str(folder / "model.pt"), *words]) == 0
-    assert [r["strategy"] for r in agreement.read_records(folder / "out")] == ["progressive_kd"]
+    record, = agreement.read_records(folder / "out")
+    assert record["strategy"] == "progressive_kd" and "evidence" not in record
+    assert agreement.main([str(folder / "model.pt"), *words, "--evidence"]) == 0
+    kept, = agreement.read_records(folder / "out")
+    assert [*kept["evidence"]] == [*agreement.POOLED] and kept["readings"] == record["readings"]
     assert agreement.main([str(folder / "nothing.pt"), *words]) == 2 and "no such model" in capsys.readouterr().err
     with pytest.raises(InputError, match="no such model"):
         agreement.read_model(folder / "nothing.pt", root)

@@ -12,9 +12,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import claims as page  # noqa: E402
 import stairs as stairs_page  # noqa: E402
-from agreement import OUT, read_fold_records, record_name  # noqa: E402
+from agreement import OUT, read_fold_records, read_records, record_name  # noqa: E402
 from claims import Claim, Claims, claims  # noqa: E402
-from summaries import large_runs, large_table, say_large  # noqa: E402
+from summaries import LARGE, large_groups, large_runs, large_table, say_large  # noqa: E402
 
 from unified_onehead.compare.statistics import class_aps, resampled, resampled_classes, scores_of  # noqa: E402
 from unified_onehead.compare.tables import lead_table  # noqa: E402
@@ -29,6 +29,10 @@ def test_runs_at_512_px_stand_beside_those_at_256():
         stages = run["matrix"]
         assert f"| {stages['det']['AP']:.3f} -> {stages['cls']['AP']:.3f} |" in line and f"| {run['final']['Top1']:.3f} |" in line
         assert line.startswith("| `t4`, 512 px |") and below.startswith("| `cpu`, 256 px |")
+        record, = (r for r in read_records(LARGE) if (r["weights"], r["seed"]) == (run["config"]["net"]["weights"], run["seed"]))
+        assert record["readings"]["score and sides"]["AP"] == pytest.approx(stages["cls"]["AP"], abs=1e-4), "of the same network"
+    whole = [line for line in large_groups(runs).splitlines() if line.startswith("| all ten classes")]
+    assert len(whole) == len(runs) and all(f"| {run['final']['AP']:.3f} [" in line for run, line in zip(runs, whole))
     assert f"{runs[0]['config']['train']['cached_views']} views of each image were kept" in say_large(runs)
 
 
@@ -143,7 +147,7 @@ def stairs(monkeypatch):
                 system=f"bridge_{step}", fold=fold, evidence=evidence, matrix={"det": sizes}, parameters=1234, seed=0, size=256,
                 weights={"name": "w.pt"}, device="cpu, 1 threads", presentations={"det": 600}))
     monkeypatch.setattr(stairs_page, "read_cells", lambda folder: made)
-    monkeypatch.setattr(stairs_page, "columns", lambda group: [0])
+    monkeypatch.setattr(page, "columns", lambda group: [0])
     return stairs_page.Stairs(), made
 
 
