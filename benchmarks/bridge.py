@@ -26,8 +26,8 @@ from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.ops import FeaturePyramidNetwork
 
 from unified_onehead.cli import exit_code, run_config
-from unified_onehead.compare.cells import facts, make_learner, run_cell
-from unified_onehead.compare.experiment import Cell
+from unified_onehead.compare.cells import facts, make_learner, read_cell, run_cell
+from unified_onehead.compare.experiment import Cell, differences, settled
 from unified_onehead.compare.folds import FOLDS
 from unified_onehead.core.config import METRICS, replace_fields, stage_plan
 from unified_onehead.core.files import InputError
@@ -46,11 +46,13 @@ STRIDE = 8  # of the finest level, and of our map
 
 def recipe_of(step: str, cfg) -> dict:
     "The recipe of a step: the specialist's with all changes up to it."
-    recipe = dict(RECIPES["det"], kept=False, separable=False, layers=4, levels=5, assigner="fcos", losses="fcos")
+    recipe = dict(RECIPES["det"], kept=False, separable=False, layers=4, levels=5, middle=False, assigner="fcos", losses="fcos")
     for name, (_, change) in STEPS.items():
         recipe.update(change or {})
         if name == step:
             break
+    if recipe["losses"] == "ours":
+        del recipe["middle"]  # where our locations are anyway
     if recipe.pop("settings", None):
         recipe.update(lr=cfg.train.lr, weight_decay=cfg.train.weight_decay, ema=cfg.train.ema)
     return recipe
@@ -83,6 +85,13 @@ def make_head(width: int, classes: int, recipe: dict) -> FCOSHead:
     return head
 
 
+class Middles(AnchorGenerator):
+    "FCOS's locations, moved from the corner of their squares into the middle, where ours are."
+
+    def forward(self, image_list, feature_maps):
+        return [anchors + STRIDE / 2 for anchors in super().forward(image_list, feature_maps)]
+
+
 class OurAssigner(FCOS):
     """FCOS of one level whose positive locations our assigner chooses, as far as they lie inside their box: FCOS's centerness has
     no value elsewhere, while we give a box between all locations the nearest one."""
@@ -103,7 +112,8 @@ class Bridge(Detector):
     def __init__(self, backbone, classes: int, size: int, recipe: dict):
         nn.Module.__init__(self)
         kind = OurAssigner if recipe["assigner"] == "ours" else FCOS
-        one = {"anchor_generator": AnchorGenerator(((STRIDE,),), ((1.0,),))} if recipe["levels"] == 1 else {}
+        places = Middles if recipe.get("middle") else AnchorGenerator
+        one = {"anchor_generator": places(((STRIDE,),), ((1.0,),))} if recipe["levels"] == 1 else {}
         self.fcos = make_fcos(Levels(backbone, recipe["width"], recipe["levels"]), classes, size, recipe, kind,
                               head=make_head(recipe["width"], classes, recipe), **one)
 
@@ -207,6 +217,19 @@ def runners() -> dict:  # for `run_cell`
     return {f"bridge_{step}": partial(run_step, step, memory=memory) for step in STEPS}
 
 
+def refuse_stale(cell: Cell, path: Path, recipe: dict) -> None:
+    "Raises InputError for a finished cell of other settings; every step is compared by all of ours, and by its recipe."
+    if not path.is_file():
+        return
+    saved = read_cell(path)
+    changed = differences({**saved, "system": "single"}, settled(cell))
+    old = {"middle": False, **saved.recipe}  # which the first cells do not name
+    changed += [f"{k}: {old.get(k)} in the file's recipe, {v} now" for k, v in recipe.items() if old.get(k) != v]
+    if changed:
+        raise InputError(f"{path}: was made with other settings ({'; '.join(changed)}). Choose another folder with --out, or "
+                         "delete the file to have it made again.")
+
+
 def run(args) -> None:
     "Make the cells that are missing."
     steps, folds = some_of("--steps", args.steps, STEPS), [int(k) for k in some_of("--folds", args.folds, range(FOLDS))]
@@ -214,7 +237,9 @@ def run(args) -> None:
     for fold in folds:
         made = runners()
         for step in steps:
-            run_cell(Cell(f"bridge_{step}", cfg, fold), args.out, lambda text: print(text, flush=True), made)
+            cell = Cell(f"bridge_{step}", cfg, fold)
+            refuse_stale(cell, Path(args.out) / f"{cell.name}.json", recipe_of(step, cfg))
+            run_cell(cell, args.out, lambda text: print(text, flush=True), made)
 
 
 def main(argv: "list[str] | None" = None) -> int:

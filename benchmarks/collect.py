@@ -5,6 +5,7 @@ too: where a file lay on the measuring machine is nobody's business, its sha256 
 photographs stay behind.
 """
 import json
+import re
 import sys
 from pathlib import Path, PureWindowsPath
 
@@ -26,9 +27,12 @@ def cut(value, path: str):
     if isinstance(value, list):
         return [cut(v, path) for v in value]
     if value == path:
-        return last_part(path)
+        return last_part(path.rstrip("/\\")) or path
     folder = path.rstrip("/\\")  # a sentence goes on behind it
-    return value.replace(folder, last_part(path)) if isinstance(value, str) and folder else value
+    if not isinstance(value, str) or last_part(folder) in ("", ".", "..", folder):
+        return value
+    whole = rf"(?<![\w./\\-]){re.escape(folder)}(?![\w-])"  # no part of another path
+    return re.sub(whole, lambda _: last_part(folder), value)
 
 
 def read(path: Path) -> str:

@@ -241,8 +241,8 @@ def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say, loss
     net.to(accelerator.device, memory_format=torch.channels_last)
     side = round(cfg.data.size * cfg.train.zoom_max)
     least = recipe.get("least_visible", KEEP), recipe.get("least_side", SMALL)
-    views = ViewDataset({task: MiniDataset(records, side)}, cfg.data.size, (cfg.train.zoom_min, cfg.train.zoom_max), cfg.run.seed,
-                        least)
+    views = ViewDataset({task: MiniDataset(records, side)}, cfg.data.size, (cfg.train.zoom_min, cfg.train.zoom_max),
+                        cfg.run.seed if cfg.train.view_seed < 0 else cfg.train.view_seed, least)
     batches = feed(views, net) if feed else lambda steps: DataLoader(
         views, batch_sampler=steps, collate_fn=collate, num_workers=cfg.data.workers)
     plan = plan_epochs(task, len(records), cfg, kept=feed is not None)

@@ -2,16 +2,18 @@
 
     python benchmarks/stairs.py      prints the table
 """
+import functools
 import sys
 from functools import cached_property
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from claims import Claim, group_mean, listed, quantity
+from claims import Claim, group_mean, listed, quantity, row
 
 from unified_onehead.cli import exit_code
 from unified_onehead.compare.cells import read_cells
+from unified_onehead.compare.experiment import check_alike
 from unified_onehead.compare.statistics import class_aps, interval, pool, resampled_classes
 from unified_onehead.core.files import InputError
 from unified_onehead.core.tables import markdown_table
@@ -24,8 +26,9 @@ STEPS = {  # name -> what is new in words, settings of the recipe
     "separable": ("separable instead of dense layers", {"separable": True}),
     "two": ("two layers in a tower instead of four", {"layers": 2}),
     "level": ("one level instead of five", {"levels": 1}),
+    "middle": ("locations in the middle of their squares", {"middle": True}),
     "assigner": ("our assigner", {"assigner": "ours"}),
-    "losses": ("our losses and scores", {"losses": "ours"}),
+    "losses": ("our losses, scores and suppression", {"losses": "ours"}),
     "recipe": ("our learning rate, decay and averaging", {"settings": "ours"}),
     "ours": ("our neck and head", None),
 }
@@ -33,16 +36,41 @@ GROUPS = {"person": "persons", "six": "six frequent classes", "": "all ten class
 SIZES = ("small", "medium", "large")
 
 
+@functools.cache
+def seeds_apart(group: str) -> float:
+    "The largest difference in AP between two seeds of one detector that learned alone: FCOS and `single` on val."
+    found = [[group_mean(class_aps([e]), np.zeros((1, len(e["det"]["classes"]))), group)[0] for e in r.evidences]
+             for r in (row("specialist", "val", ""), row("single", "val", ""))]
+    return max(max(values) - min(values) for values in found)
+
+
+def sure(change: Claim, group: str) -> bool:
+    "Whether a change is larger than chance: its interval over images leaves zero out, and no two seeds lie as far apart."
+    return change.certain and abs(change.value) > seeds_apart(group)
+
+
 class Stairs:
-    "The steps of which every fold is there, one below the other. Raises InputError for less than two."
+    """The steps of which every fold is there, one below the other. Raises InputError for less than two, and for cells that differ
+    in more than their step and fold."""
 
     def __init__(self, folder: "str | Path" = CELLS):
         found = read_cells(folder)
         self.folds = sorted({c.fold for c in found})
         by_step = {step: [c for c in found if c.system == f"bridge_{step}"] for step in STEPS}
-        self.cells = {step: cells for step, cells in by_step.items() if [c.fold for c in cells] == self.folds}
+        self.cells = {step: cells for step, cells in by_step.items() if cells and [c.fold for c in cells] == self.folds}
+        self.check(folder, found)
         if len(self.cells) < 2:
             raise InputError(f"{folder}: {len(self.cells)} steps are finished. Make more with benchmarks/bridge.py.")
+
+    def check(self, folder: "str | Path", found: list) -> None:
+        "One seed, one set of images, one schedule."
+        if len({c.seed for c in found}) > 1:
+            raise InputError(f"{folder}: holds cells of several seeds. Keep each seed in a folder of its own.")
+        for fold in self.folds:
+            same = [c for c in found if c.fold == fold]
+            check_alike(same, systems=True)
+            if any(c.evidence["det"]["images"] != same[0].evidence["det"]["images"] for c in same):
+                raise InputError(f"{folder}: cells of fold {fold} were judged on different images. Make them of one copy.")
 
     @cached_property
     def aps(self) -> dict:  # step -> AP of the classes; the same on [resamples, classes]
@@ -64,16 +92,16 @@ class Stairs:
         names = list(self.cells)
         before = before or names[names.index(step) - 1]
         (a, drawn), (b, others) = self.mean(step, group), self.mean(before, group)
-        return Claim(f"{step}-{before}.{group}", a - b, f"{GROUPS[group]}: {STEPS[step][0]}",
+        return Claim(f"{step}-{before}.{group}", a - b, STEPS[step][0],
                      tuple(f"bridge/bridge_{s}-*.json" for s in (before, step)), "+.3f", *interval(drawn - others, a - b))
 
-    def sizes(self, step: str) -> list:  # None for a size of which no fold has an object
-        "AP of small, medium and large objects, the mean over the folds."
-        found = [[c.matrix["det"][f"AP_{s}"] for c in self.cells[step]] for s in SIZES]
-        return [None if None in values else float(np.mean(values)) for values in found]
+    def sizes(self, step: str) -> list:  # None: no fold has one
+        "AP of small, medium and large objects, the mean over the folds that have such objects."
+        found = [[v for c in self.cells[step] if (v := c.matrix["det"][f"AP_{s}"]) is not None] for s in SIZES]
+        return [float(np.mean(values)) if values else None for values in found]
 
     def table(self) -> str:  # markdown
-        "AP after each step and what the step changed; bold where the interval leaves zero out."
+        "AP after each step and what the step changed; bold where it is `sure`."
         lines = [["new in this step", *(text for g in GROUPS for text in (f"AP, {GROUPS[g]}", "change")),
                   f"AP of {', '.join(SIZES)} objects", "parameters"]]
         for k, step in enumerate(self.cells):
@@ -81,7 +109,7 @@ class Stairs:
             for group in GROUPS:
                 change = self.change(step, group) if k else None
                 texts += [self.value(step, group).text(),
-                          "-" if not k else f"**{change.text()}**" if change.certain else change.text()]
+                          "-" if not k else f"**{change.text()}**" if sure(change, group) else change.text()]
             sizes = ", ".join("-" if v is None else f"{v:.3f}" for v in self.sizes(step))
             lines.append([STEPS[step][0], *texts, sizes, f"{self.cells[step][0].parameters:,}"])
         return markdown_table(lines)
@@ -97,18 +125,18 @@ class Stairs:
                 "Boxes stand alone, without masks." + f" Not made: {listed(missing)}." * bool(missing))
 
     def say_costs(self, group: str = "six") -> str:
-        "Which changes lower or raise AP with certainty."
+        "Which changes lower or raise AP by more than images and seeds do."
         names = list(self.cells)
         whole, steps = self.change(names[-1], group, names[0]), [(s, self.change(s, group)) for s in names[1:]]
         text = f"From the first step to the last, AP of {GROUPS[group]} changes by {whole.text()}."
         for word, sign in (("costs", -1), ("gives", 1)):
-            sure = sorted((c.value * -sign, s, c) for s, c in steps if c.certain and c.value * sign > 0)
-            said = [f"{STEPS[s][0]} {c.text()}" for _, s, c in sorted(sure, key=lambda row: row[0])]
-            text += f" With certainty {word}: {listed(said)}." if said else f" No single change {word} anything with certainty."
+            found = sorted((c for _, c in steps if sure(c, group) and c.value * sign > 0), key=lambda c: -abs(c.value))
+            said = [f"{c.what} {c.text()}" for c in found]
+            text += f" Alone {word} more than chance: {listed(said)}." if said else f" No single change {word} more than chance."
         return text
 
     def figure(self):
-        "AP after each step, with intervals over images; green and red where the step's change is certain."
+        "AP after each step, with intervals over images; green and red where the step's change is `sure`."
         names, groups = list(self.cells), list(GROUPS)
         fig, axes = plt.subplots(1, len(groups), figsize=(10, 0.36 * len(names) + 1), layout="constrained", sharey=True)
         at = np.arange(len(names))
@@ -117,7 +145,7 @@ class Stairs:
             ax.step([c.value for c in found], at, where="pre", color="lightgray", zorder=0)
             for y, (step, c) in enumerate(zip(names, found)):
                 change = self.change(step, group) if y else None
-                colour = "tab:gray" if not y or not change.certain else "tab:green" if change.value > 0 else "tab:red"
+                colour = "tab:gray" if not y or not sure(change, group) else "tab:green" if change.value > 0 else "tab:red"
                 ax.plot([c.low, c.high], [y, y], color=colour, lw=2)
                 ax.plot(c.value, y, "o", color=colour)
             ax.set_title(GROUPS[group], fontsize=9)

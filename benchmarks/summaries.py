@@ -183,16 +183,21 @@ def large_groups(runs: list, folder: Path = LARGE) -> str:  # markdown, 5 column
 
 def say_large(runs: list) -> str:
     "How the runs of `large_table` were made."
-    kept = {(r["config"]["train"]["cached_views"], r["device"], r["config"]["data"]["size"], r["seed"],
-             *(r["config"]["train"][f"epochs_{t}"] for t in METRICS)) for r in runs}
-    (views, device, size, seed, *epochs), = kept
-    starts = listed([FEATURES[s] for s, weights in STARTS.items() if weights in {r["config"]["net"]["weights"] for r in runs}])
-    bits = " in 32 bits," * device.startswith("cpu")  # which takes no 16
-    return (f"The preset `t4` trains at {size} px, for {listed([str(n) for n in epochs])} epochs. It was run on {device},{bits} "
-            f"from {starts}, with seed {seed}; {views} views of each image were kept in a file in place of new ones in every "
-            f"epoch, which would have taken a CPU too long. Under each run stands the default of the same seed. "
-            f"Both are judged on the course's {claims['images.val'].figure()} validation images; one seed on so few says nothing "
-            "about small differences.")
+    names, ways = {weights: FEATURES[s] for s, weights in STARTS.items()}, {}
+    for r in runs:  # runs that were made alike stand in one sentence
+        train, data = r["config"]["train"], r["config"]["data"]
+        key = data["size"], listed([str(train[f"epochs_{t}"]) for t in METRICS]), r["device"], train["cached_views"], r["seed"]
+        ways.setdefault(key, []).append(names[r["config"]["net"]["weights"]])
+    text = []
+    for (size, epochs, device, views, seed), starts in ways.items():
+        bits = " in 32 bits," * device.startswith("cpu")  # which takes no 16
+        new = (f"{views} views of each image were kept in a file in place of new ones in every epoch, which would have taken a "
+               "CPU too long" if views else "every epoch drew new views")
+        text.append(f"The preset `t4` trains at {size} px, for {epochs} epochs. It was run on {device},{bits} from "
+                    f"{listed(starts)}, with seed {seed}; {new}.")
+    text.append("Under each run stands the default of the same seed. Both are judged on the course's "
+                f"{claims['images.val'].figure()} validation images; one seed on so few says nothing about small differences.")
+    return " ".join(text)
 
 
 def published_table() -> str:  # markdown

@@ -82,13 +82,13 @@ def answer(model, photo):  # score, box, name of each object; class ids of all p
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     f = {key: json.loads(session.get_modelmeta().custom_metadata_map[key]) for key in NEEDED}
     image = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
-    scale, canvas = f["size"] / max(image.size), Image.new("RGB", (f["size"],) * 2, tuple(f["pad"]))
-    w, h = (max(1, round(side * scale)) for side in image.size)
+    w, h = (max(1, round(side * (f["size"] / max(image.size)))) for side in image.size)
+    canvas, back = Image.new("RGB", (f["size"],) * 2, tuple(f["pad"])), np.tile(np.divide(image.size, (w, h)), 2)
     canvas.paste(image.resize((w, h), Image.Resampling.BILINEAR))  # longer side to the input's, padded right and below
     images = ((np.float32(canvas) / 255 - f["mean"]) / f["std"]).transpose(2, 0, 1)[None].astype(np.float32)
     rows, masks, probs = (part[0] for part in session.run(["rows", "masks", "probs"], {"images": images}))
     found = decode(rows, masks[:, :-(-h // f["stride"]), :-(-w // f["stride"])], f)
-    found = [(s, (box / scale).clip(0, np.tile(image.size, 2)), f["classes"]["det"][k]) for s, box, k in found if s > CONF]
+    found = [(s, (box * back).clip(0, np.tile(image.size, 2)), f["classes"]["det"][k]) for s, box, k in found if s > CONF]
     names, mask = f["classes"], full_mask(masks, (h, w), image.size[::-1], f["stride"])
     return found, mask, names["seg"], dict(zip(names["cls"], probs))
 

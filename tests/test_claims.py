@@ -1,8 +1,9 @@
 """The table of claims: figures are those of the cells, words are those of the figures, and what an audit found stays said."""
+import copy
 import json
 import re
 import sys
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from agreement import OUT, read_fold_records, read_records, record_name  # noqa:
 from claims import Claim, Claims, claims  # noqa: E402
 from summaries import LARGE, large_groups, large_runs, large_table, say_large  # noqa: E402
 
+from unified_onehead.compare.experiment import CellRecord  # noqa: E402
 from unified_onehead.compare.statistics import class_aps, resampled, resampled_classes, scores_of  # noqa: E402
 from unified_onehead.compare.tables import lead_table  # noqa: E402
 from unified_onehead.core.files import InputError  # noqa: E402
@@ -31,6 +33,9 @@ def test_runs_at_512_px_stand_beside_those_at_256():
         assert line.startswith("| `t4`, 512 px |") and below.startswith("| `cpu`, 256 px |")
         record, = (r for r in read_records(LARGE) if (r["weights"], r["seed"]) == (run["config"]["net"]["weights"], run["seed"]))
         assert record["readings"]["score and sides"]["AP"] == pytest.approx(stages["cls"]["AP"], abs=1e-4), "of the same network"
+    other = copy.deepcopy(runs[0])
+    other["seed"], other["config"]["train"]["cached_views"] = 7, 0
+    assert "with seed 7; every epoch drew new views." in say_large([*runs, other]), "a run made in another way has its sentence"
     whole = [line for line in large_groups(runs).splitlines() if line.startswith("| all ten classes")]
     assert len(whole) == len(runs) and all(f"| {run['final']['AP']:.3f} [" in line for run, line in zip(runs, whole))
     assert f"{runs[0]['config']['train']['cached_views']} views of each image were kept" in say_large(runs)
@@ -142,16 +147,18 @@ def stairs(monkeypatch):
         for step, hits in (("kept", [1023] * 4), ("level", [1023, 1023, 0, 0])):
             seen = {"objects": [1] * 4, "image": [0, 1, 2, 3], "score": [.9, .9, .8, .8], "hit": hits, "skip": [0] * 4}
             evidence = {"det": {"images": [f"{fold}{k}" for k in range(4)], "classes": ["person"], "seen": [seen]}}
-            sizes = {"AP_small": None, "AP_medium": .25 * fold, "AP_large": .5}
-            made.append(SimpleNamespace(
+            sizes = {"AP_small": None, "AP_medium": .25 if fold else None, "AP_large": .5}
+            made.append(CellRecord(
                 system=f"bridge_{step}", fold=fold, evidence=evidence, matrix={"det": sizes}, parameters=1234, seed=0, size=256,
-                weights={"name": "w.pt"}, device="cpu, 1 threads", presentations={"det": 600}))
+                weights={"name": "w.pt", "sha256": "ab"}, device="cpu, 1 threads", presentations={"det": 600}, metrics={},
+                backbone="mobilenet_v2", config={"data": {"size": 256}}, data=f"digest of {fold}"))
     monkeypatch.setattr(stairs_page, "read_cells", lambda folder: made)
     monkeypatch.setattr(page, "columns", lambda group: [0])
+    monkeypatch.setattr(stairs_page, "seeds_apart", lambda group: 0.4)
     return stairs_page.Stairs(), made
 
 
-def test_the_staircase_counts_what_a_change_costs(stairs):
+def test_the_staircase_counts_what_a_change_costs(stairs, monkeypatch):
     found, made = stairs
     assert list(found.cells) == ["kept", "level"] and found.folds == [0, 1]
     assert found.value("kept", "person").text() == "1.000 [1.000, 1.000]", "every object, and nothing else"
@@ -159,18 +166,37 @@ def test_the_staircase_counts_what_a_change_costs(stairs):
     assert found.value("level", "").figure(".4f") == f"{51 / 101:.4f}"
     change = found.change("level", "person")
     assert change.value == pytest.approx(-50 / 101) and change.low < change.value < change.high < 0
-    assert found.sizes("kept") == [None, .125, .5], "means over the folds"
+    assert found.sizes("kept") == [None, .25, .5], "means over the folds that have some"
     head, _, first, second = found.table().splitlines()
     assert first.count("|") == second.count("|") == head.count("|") and "| - | - |" not in second
-    assert first.startswith("| kept views instead of new ones | 1.000") and "-, 0.125, 0.500" in second
+    assert first.startswith("| kept views instead of new ones | 1.000") and "-, 0.250, 0.500" in second
     assert "600 views" in found.say_made() and '"FCOS as the specialist has it"' in found.say_made()
     costs = found.say_costs("person")
-    assert f"With certainty costs: one level instead of five {change.text()}." in costs and "No single change gives" in costs
+    assert f"Alone costs more than chance: one level instead of five {change.text()}." in costs and "change gives more" in costs
+    monkeypatch.setattr(stairs_page, "seeds_apart", lambda group: 0.6)
+    assert change.certain and "No single change costs more than chance." in found.say_costs(), "seeds lie as far apart"
     assert len(found.figure().axes) == 3
 
 
-def test_a_staircase_of_one_step_is_refused(stairs):
-    _, made = stairs
-    del made[-1]  # a fold of the second step
-    with pytest.raises(InputError, match="1 steps are finished. Make more with benchmarks/bridge.py"):
+@pytest.mark.parametrize("spoil, says", [
+    (lambda made: made.pop(), "1 steps are finished. Make more with benchmarks/bridge.py"),
+    (lambda made: made.clear(), "0 steps are finished. Make more"),
+    (lambda made: made.append(replace(made[0], seed=1)), "holds cells of several seeds"),
+    (lambda made: made.append(replace(made[1], config={"data": {"size": 512}})), "size: 256 and 512"),
+    (lambda made: made.append(replace(made[0], data="other")), "data: digest of 0 and other"),
+    (lambda made: made[1].evidence["det"]["images"].reverse(), "cells of fold 0 were judged on different images"),
+], ids=["one", "none", "seeds", "size", "data", "images"])
+def test_a_staircase_of_cells_that_do_not_belong_together_is_refused(stairs, spoil, says):
+    spoil(stairs[1])
+    with pytest.raises(InputError, match=says):
         stairs_page.Stairs()
+
+
+def test_two_seeds_of_a_detector_lie_this_far_apart():
+    "The same seeds' AP of persons by hand: the first class of each cell's evidence."
+    found = []
+    for system in ("specialist_det", "single"):
+        cells = page.all_rows("val")[system, page.STARTS[""]].cells
+        values = [class_aps([c.evidence])[0] for c in cells]
+        found.append(max(values) - min(values))
+    assert stairs_page.seeds_apart("person") == pytest.approx(max(found)) and max(found) > .01

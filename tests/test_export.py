@@ -81,7 +81,9 @@ def pictures(tmp_path_factory):
         image.crop((0, 0, 64, 40)).save(folder / "wide.png"), image.crop((0, 0, 33, 64)).save(folder / "high.png")
     large = make_synthetic(folder / "large", seed=4, n_train=12, n_val=10, side=150) / "mini_coco_det" / "val"
     large = sorted(large.rglob("*.jpg"))[0]
-    return [*files, folder / "wide.png", folder / "high.png", large]
+    with Image.open(large) as image:
+        image.crop((0, 0, 150, 10)).save(folder / "flat.png")  # 64 x 4 of 4.3: its axes shrink unequally
+    return [*files, folder / "wide.png", folder / "high.png", large, folder / "flat.png"]
 
 
 @torch.no_grad()

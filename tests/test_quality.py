@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+import torchvision
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -241,8 +242,8 @@ def bridge(specialists):
 def test_every_step_of_the_bridge_changes_one_thing(bridge):
     cfg, names = preset("cpu"), list(bridge.STEPS)
     recipes = [bridge.recipe_of(name, cfg) for name in names]
-    changed = [{k for k in a if a[k] != b[k]} for a, b in zip(recipes, recipes[1:])]
-    assert changed == [{"frozen_blocks"}, {"kept"}, {"separable"}, {"layers"}, {"levels"}, {"assigner"}, {"losses"},
+    changed = [{k for k in a if k in b and a[k] != b[k]} for a, b in zip(recipes, recipes[1:])]
+    assert changed == [{"frozen_blocks"}, {"kept"}, {"separable"}, {"layers"}, {"levels"}, {"middle"}, {"assigner"}, {"losses"},
                        {"lr", "weight_decay"}, set()], "the last is our network, and none of the specialist's recipe is left"
     assert recipes[0].items() >= bridge.RECIPES["det"].items() and recipes[-1]["lr"] == cfg.train.lr
 
@@ -309,6 +310,47 @@ def test_kept_views_are_those_that_the_backbone_would_compute(bridge, step_of_br
         bridge.KeptViews(views, bridge.make_step("det", frozen_backbone("mobilenet_v2"), 5, 64, recipe))
 
 
+def test_our_assigner_chooses_for_fcos(bridge, step_of_bridge):
+    "What it hands to FCOS's losses is what `assign` chooses, but for locations outside of their box."
+    make, views, _ = step_of_bridge
+    net, _ = make("assigner")
+    batch, seen = collate([views["det", i, 0] for i in range(4)]).to("cpu"), []
+    net.fcos.head.compute_loss = lambda targets, outputs, anchors, found: seen.extend(zip(anchors, found)) or {}
+    net.train()(batch.images, [{"boxes": b, "labels": t} for b, t in zip(batch.boxes, batch.labels)])
+    positive = 0
+    for (anchors, found), boxes in zip(seen, batch.boxes):
+        points = (anchors[:, :2] + anchors[:, 2:]) / 2
+        assert points[0].tolist() == [4, 4] and points[-1].tolist() == [60, 60], "the middles of 8 x 8 squares"
+        ours = bridge.assign(points, boxes, torch.zeros(len(boxes)).bool(), 8).index
+        for point, chosen, box in zip(points.tolist(), found.tolist(), ours.tolist()):
+            x1, y1, x2, y2 = boxes[max(box, 0)].tolist() if len(boxes) else (0, 0, 0, 0)
+            assert chosen == (box if box >= 0 and x1 < point[0] < x2 and y1 < point[1] < y2 else -1)
+            positive += chosen >= 0
+    assert len(seen) == 4 and positive > 4
+
+
+def test_steps_of_the_bridge_become_cells(bridge, root, tmp_path, capsys, monkeypatch):
+    "One that FCOS's losses teach, one that ours do, and our network; other settings than a cell's are refused."
+    torch.manual_seed(0)
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), tmp_path / "start.pt")
+    words = ["--data-root", str(root), "--weights", str(tmp_path / "start.pt"), "--preset", "smoke", "--folds", "0",
+             "--out", str(tmp_path / "cells"), "net.backbone=mobilenet_v2", "cached_views=1"]
+    assert bridge.main(["--steps", "assigner,recipe,ours", *words]) == 0
+    cells = {c.system: c for c in map(read_cell, (tmp_path / "cells").glob("*.json"))}
+    assert sorted(cells) == ["bridge_assigner", "bridge_ours", "bridge_recipe"]
+    for cell in cells.values():
+        assert cell.fold == 0 and {"AP", "AP50", "AP_small", "AP_medium", "AP_large"} <= cell.matrix["det"].keys()
+        assert len(cell.evidence["det"]["images"]) and cell.recipe["kept"] and cell.presentations["det"] > 0
+    assert len({c.presentations["det"] for c in cells.values()}) == 1
+    assert cells["bridge_assigner"].recipe["middle"] and "middle" not in cells["bridge_recipe"].recipe
+    monkeypatch.setattr(bridge, "run_cell", lambda *_: pytest.fail("it was trained"))
+    assert bridge.main(["--steps", "recipe", *words, "lr=0.5"]) == 2
+    assert "lr: 0.002 in the file, 0.5 asked for" in capsys.readouterr().err
+    monkeypatch.setitem(bridge.STEPS, "recipe", ("x", {"settings": "ours", "layers": 3}))
+    assert bridge.main(["--steps", "recipe", *words]) == 2
+    assert "layers: 2 in the file's recipe, 3 now" in capsys.readouterr().err
+
+
 @pytest.fixture
 def finished_run(tmp_path, monkeypatch):
     "A folder with the two files of a run, as far as they hold paths; what is kept goes to tmp_path/kept."
@@ -343,6 +385,17 @@ def test_a_path_with_a_separator_at_its_end_is_cut_in_sentences():
     assert collect.cut(record, "data/") == {"root": "data", "reading": ["seg: data/voc, masks"], "images": 7}
     assert collect.cut(["/me/sets/voc", "/me/sets/"], "/me/sets/") == ["sets/voc", "sets"]
     assert collect.cut(["a/b"], "/") == ["a/b"]
+
+
+@pytest.mark.parametrize("path, texts, kept", [
+    ("/data", ["train/data/ with train/labels.json", "det: /data/coco, boxes"], ["train/data/ with train/labels.json",
+                                                                                 "det: data/coco, boxes"]),
+    ("./", ["2.14.1", "b0.pt", "./", "./voc"], ["2.14.1", "b0.pt", ".", "./voc"]),
+    ("/me/set", ["/me/sets/voc", "/me/set-2", "in /me/set."], ["/me/sets/voc", "/me/set-2", "in set."]),
+    ("data", ["data/voc", "no data"], ["data/voc", "no data"]),
+])
+def test_a_path_is_cut_where_it_stands_whole(path, texts, kept):
+    assert collect.cut(texts, path) == kept
 
 
 @pytest.mark.parametrize("name", ["results.json", "log.jsonl"])

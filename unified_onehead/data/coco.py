@@ -281,11 +281,12 @@ def outline(note: dict) -> "tuple | None":  # x1, y1, x2, y2
 
 
 def note_area(value, box: list) -> "float | None":  # square pixels
-    "The area that an annotation gives its object; None where it cannot be that of something in the box."
-    return float(value) if type(value) in (int, float) and 0 < value <= 1.01 * box[2] * box[3] else None
+    "The area that an annotation gives its object; None where it cannot be that of something in the box, which is xyxy."
+    whole = (box[2] - box[0]) * (box[3] - box[1])
+    return float(value) if type(value) in (int, float) and 1 < value <= 1.01 * whole else None  # 1 and less is a share
 
 
-def coco_note(note: dict, entries: dict) -> tuple:  # image id, category id, four numbers, whether it is a crowd, area or None
+def coco_note(note: dict, entries: dict) -> tuple:  # image id, category id, four numbers, whether a crowd, area as it stands
     "One annotation, checked. Raises ValueError for what leads nowhere."
     if not isinstance(note, dict):
         raise ValueError(f"{note!r:.60} is no annotation")
@@ -298,7 +299,7 @@ def coco_note(note: dict, entries: dict) -> tuple:  # image id, category id, fou
     if bbox is None:
         raise ValueError("the key 'bbox' is missing" if "bbox" not in note else "bbox None is not four numbers")
     box = four_numbers(bbox)
-    return image, category, box, is_crowd(note.get("iscrowd")), note_area(note.get("area"), box)
+    return image, category, box, is_crowd(note.get("iscrowd")), note.get("area")
 
 
 def coco_notes(annotations: list, entries: dict) -> list:
@@ -425,7 +426,7 @@ def fill_records(
         if box is not None:
             record.boxes.append(box)
             record.crowd.append(crowd)
-            record.areas.append(area)
+            record.areas.append(note_area(area, box))  # of what is left of it
             labels[image].append(names[category])
     return [(record, labels[key]) for key, (record, _) in entries.items()], done
 

@@ -337,11 +337,12 @@ def turned_digest(record: Record, data: bytes) -> str:
 
 def source_digest(minis: Minis, side: int) -> str:
     "One hash for what goes in: files, names and the size asked for."
-    digest = hashlib.sha256(json.dumps([2, side, JPEG_QUALITY, minis.classes, minis.leaks]).encode())
+    digest = hashlib.sha256(json.dumps([3, side, JPEG_QUALITY, minis.classes, minis.leaks]).encode())
     for task in TASKS:
         for split in SPLITS:
             for r in minis.records[task][split]:
-                digest.update(json.dumps([task, split, Path(r.path).name, r.boxes, r.labels, r.crowd, r.category]).encode())
+                told = [task, split, Path(r.path).name, r.boxes, r.labels, r.crowd, r.category, r.areas]
+                digest.update(json.dumps(told).encode())
                 for path in (r.path, r.mask_path) if r.mask_path else (r.path,):
                     with naming(path):
                         data = read_bytes(path)

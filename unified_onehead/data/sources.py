@@ -491,7 +491,7 @@ def get_minis(
 def data_digest(
     minis: Minis,  # read by any reader; the folder does not count
 ) -> str:  # 12 hex digits
-    "A fingerprint of class names, file names, boxes and image classes; no file is opened."
+    "A fingerprint of class names, file names, boxes and image classes; areas do not count, and no file is opened."
     rows = [[t, split, Path(r.path).name, r.boxes, r.labels, r.crowd, r.category] for t, splits in minis.records.items()
             for split, records in splits.items() for r in records]
     return hashlib.sha256(json.dumps([minis.classes, rows]).encode()).hexdigest()[:12]
