@@ -45,7 +45,7 @@ TRIALS = {
     "fast": {"old_lr_scale": 0.3},
     "fast without distillation": {"old_lr_scale": 0.3, "kd": 0.0},
     # remedies of the assignment's list alone: no channels of a task's own, and what is old moves as freely as what is new
-    **{f"shared, distillation {kd:g}, later rate {rate:g}": {
+    **{f"shared kd={kd:g} rate={rate:g}": {
         "isolate_channels": False, "old_lr_scale": 1.0, "kd": kd, "stage_lr_decay": rate}
        for kd in (2.0, 8.0, 32.0) for rate in (0.5, 0.25, 0.1)},
     # the recipe
