@@ -197,7 +197,11 @@ def say_large(runs: list) -> str:
                     f"{listed(starts)}, with seed {seed}; {new}.")
     text.append("Under each run stands the default of the same seed. Both are judged on the course's "
                 f"{claims['images.val'].figure()} validation images; one seed on so few says nothing about small differences.")
-    return " ".join(text)
+    for r in runs:
+        failed = [rule["name"] for rule in r["rules"] if rule["pass"] is False]
+        start = names[r["config"]["net"]["weights"]]
+        text.append(f"The run from {start} fails these rules of the assignment: {', '.join(failed)}." * bool(failed))
+    return " ".join(filter(None, text))
 
 
 def published_table() -> str:  # markdown

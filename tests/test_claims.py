@@ -15,7 +15,7 @@ import claims as page  # noqa: E402
 import stairs as stairs_page  # noqa: E402
 from agreement import OUT, read_fold_records, read_records, record_name  # noqa: E402
 from claims import Claim, Claims, claims  # noqa: E402
-from summaries import LARGE, large_groups, large_runs, large_table, say_large  # noqa: E402
+from summaries import FEATURES, LARGE, large_groups, large_runs, large_table, say_large  # noqa: E402
 
 from unified_onehead.compare.experiment import CellRecord  # noqa: E402
 from unified_onehead.compare.statistics import class_aps, resampled, resampled_classes, scores_of  # noqa: E402
@@ -33,6 +33,11 @@ def test_runs_at_512_px_stand_beside_those_at_256():
         assert line.startswith("| `t4`, 512 px |") and below.startswith("| `cpu`, 256 px |")
         record, = (r for r in read_records(LARGE) if (r["weights"], r["seed"]) == (run["config"]["net"]["weights"], run["seed"]))
         assert record["readings"]["score and sides"]["AP"] == pytest.approx(stages["cls"]["AP"], abs=1e-4), "of the same network"
+    for run in runs:
+        lost = 1 - run["final"]["AP"] / run["baseline"]["AP"]
+        start, = (s for s, weights in page.STARTS.items() if weights == run["config"]["net"]["weights"])
+        named = f"The run from {FEATURES[start]} fails these rules"
+        assert (named in say_large(runs)) == (lost > .05) and (lost <= .05 or "forgetting: AP" in say_large(runs))
     other = copy.deepcopy(runs[0])
     other["seed"], other["config"]["train"]["cached_views"] = 7, 0
     assert "with seed 7; every epoch drew new views." in say_large([*runs, other]), "a run made in another way has its sentence"
