@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from search import some_of
-from specialists import RECIPES, Detector, Pyramid, make_fcos, measure, reader, run_specialist, specialist_loss
+from specialists import RECIPES, Detector, Pyramid, make_fcos, measure, reader, recipe_changes, run_specialist, specialist_loss
 from stairs import STEPS
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -222,10 +222,7 @@ def refuse_stale(cell: Cell, path: Path, recipe: dict) -> None:
     if not path.is_file():
         return
     saved = read_cell(path)
-    changed = differences({**saved, "system": "single"}, settled(cell))
-    old = {"middle": False, **saved.recipe}  # which the first cells do not name
-    changed += [f"{k}: {old.get(k)} in the file's recipe, {v} now" for k, v in recipe.items() if old.get(k) != v]
-    if changed:
+    if changed := differences({**saved, "system": "single"}, settled(cell)) + recipe_changes(saved, recipe):
         raise InputError(f"{path}: was made with other settings ({'; '.join(changed)}). Choose another folder with --out, or "
                          "delete the file to have it made again.")
 

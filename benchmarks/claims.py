@@ -81,6 +81,10 @@ class Claim:
         spread = "" if self.spread is None else f"± {format(self.spread, self.form.lstrip('+'))}"
         return " ".join(filter(None, [self.figure(), spread, self.bounds()]))
 
+    def marked(self, sure: "bool | None" = None) -> str:
+        "The text, in bold where it is sure; by default where it is certain."
+        return f"**{self.text()}**" if (self.certain if sure is None else sure) else self.text()
+
     @property
     def certain(self) -> bool:
         "Whether the 95 % interval leaves zero out. Raises ValueError for a claim without an interval."
@@ -206,14 +210,16 @@ def groups() -> dict:  # name -> classes of detection
     return {"six": [c for c in facts()["classes"] if c not in chosen], "four": chosen, **{c: [c] for c in facts()["classes"]}}
 
 
+GROUPS = {"six": "six frequent classes", "person": "persons", "": "all ten classes"}  # in words, '' as in `group_mean`
+
+
 def columns(group: str) -> list:
     return [facts()["classes"].index(c) for c in groups()[group]]
 
 
-def group_mean(values: np.ndarray, drawn: np.ndarray, group: str = "") -> tuple:  # of [classes] and [resamples, classes]
-    "AP of a group of classes, '' for all, and the same on every resample."
-    at = columns(group) if group else slice(None)
-    return float(mean_known(values[None, at])[0]), mean_known(drawn[:, at])
+def group_mean(values: np.ndarray, group: str = "") -> np.ndarray:  # [n, classes] -> [n]
+    "Mean AP of a group of classes, '' for all."
+    return mean_known(values[:, columns(group) if group else slice(None)])
 
 
 def spread_of(values: list) -> "float | None":
@@ -241,8 +247,8 @@ def lead_claim(score: str, images: str, other: str, start: str, name: str) -> Cl
 
 
 def group_claim(group: str, images: str, system: str, start: str, name: str) -> Claim:
-    r, found = row(system, images, start), columns(group)
-    each = [float(mean_known(class_aps([e])[None, found])[0]) for e in r.evidences]
+    r = row(system, images, start)
+    each = [float(group_mean(class_aps([e])[None], group)[0]) for e in r.evidences]
     return Claim(name, float(np.mean(each)), f"{title(group)}, {r.system}, {IMAGES[images]}", row_files(r),
                  spread=spread_of(each), seeds=len(each))
 
@@ -250,7 +256,7 @@ def group_claim(group: str, images: str, system: str, start: str, name: str) -> 
 def group_lead(group: str, images: str, other: str, start: str, name: str) -> Claim:
     found, (a, b) = columns(group), [class_draws(s, images, start) for s in ("ours", other)]
     value = float(np.mean((a[0] - b[0])[found]))
-    low, high = interval(mean_known(a[1][:, found]) - mean_known(b[1][:, found]), value)
+    low, high = interval(group_mean(a[1], group) - group_mean(b[1], group), value)
     rows = [row(s, images, start) for s in ("ours", other)]
     return Claim(name, value, f"{title(group)}, {rows[0].system} minus {rows[1].system}, {IMAGES[images]}", row_files(*rows),
                  "+.3f", low, high)

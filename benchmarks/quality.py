@@ -60,11 +60,10 @@ def state(cell: Cell, out: Path, splits) -> str:
     changed = differences(saved, settled(cell), splits(cell.fold))
     if cell.system in SPECIALISTS:  # their libraries take seconds to import and are not in the package
         try:
-            from specialists import RECIPES
+            from specialists import RECIPES, recipe_changes
         except ImportError as error:
             raise InputError(f"{cell.name}: {error}. Install the extra: pip install -e .[bench]") from error
-        old, new = saved.recipe or {}, RECIPES[cell.system.removeprefix("specialist_")]
-        changed += [f"{k}: {old.get(k)} in the file's recipe, {v} now" for k, v in new.items() if old.get(k) != v]
+        changed += recipe_changes(saved, RECIPES[cell.system.removeprefix("specialist_")])
     return f"stale ({'; '.join(changed)})" if changed else "finished"
 
 

@@ -272,6 +272,12 @@ def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say, loss
     return time.perf_counter() - started, sum(len(step) for steps in plan for step in steps), accelerator.device
 
 
+def recipe_changes(saved, recipe: dict) -> "list[str]":  # of a finished cell
+    "Where a cell's recipe is another than today's."
+    old = saved.recipe or {}
+    return [f"{k}: {old.get(k)} in the file's recipe, {v} now" for k, v in recipe.items() if old.get(k) != v]
+
+
 def measure(net: nn.Module, record, val: MiniDataset, cfg, device, root: str) -> "tuple[dict, dict]":
     "Scores of one task, AP by the size of the objects among them, and the evidence that the cell keeps."
     scores = evaluate_task(net, record, val, cfg.data.size, device, cfg.run.eval_batch).compute()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from claims import Claim, group_mean, listed, quantity, row
+from claims import GROUPS, Claim, group_mean, listed, quantity, row
 
 from unified_onehead.cli import exit_code
 from unified_onehead.compare.cells import read_cells
@@ -32,16 +32,15 @@ STEPS = {  # name -> what is new in words, settings of the recipe
     "recipe": ("our learning rate, decay and averaging", {"settings": "ours"}),
     "ours": ("our neck and head", None),
 }
-GROUPS = {"person": "persons", "six": "six frequent classes", "": "all ten classes"}  # group of claims.py -> in words
 SIZES = ("small", "medium", "large")
 
 
 @functools.cache
 def seeds_apart(group: str) -> float:
     "The largest difference in AP between two seeds of one detector that learned alone: FCOS and `single` on val."
-    found = [[group_mean(class_aps([e]), np.zeros((1, len(e["det"]["classes"]))), group)[0] for e in r.evidences]
-             for r in (row("specialist", "val", ""), row("single", "val", ""))]
-    return max(max(values) - min(values) for values in found)
+    found = [group_mean(np.array([class_aps([e]) for e in row(system, "val", "").evidences]), group)
+             for system in ("specialist", "single")]
+    return max(float(np.ptp(values)) for values in found)
 
 
 def sure(change: Claim, group: str) -> bool:
@@ -80,7 +79,8 @@ class Stairs:
 
     def mean(self, step: str, group: str) -> tuple:  # AP of the group; [resamples]
         "Mean AP of a group of classes; '' means all."
-        return group_mean(*self.aps[step], group)
+        values, drawn = self.aps[step]
+        return float(group_mean(values[None], group)[0]), group_mean(drawn, group)
 
     def value(self, step: str, group: str) -> Claim:
         "AP after a step, with its interval over images."
@@ -108,8 +108,7 @@ class Stairs:
             texts = []
             for group in GROUPS:
                 change = self.change(step, group) if k else None
-                texts += [self.value(step, group).text(),
-                          "-" if not k else f"**{change.text()}**" if sure(change, group) else change.text()]
+                texts += [self.value(step, group).text(), change.marked(sure(change, group)) if k else "-"]
             sizes = ", ".join("-" if v is None else f"{v:.3f}" for v in self.sizes(step))
             lines.append([STEPS[step][0], *texts, sizes, f"{self.cells[step][0].parameters:,}"])
         return markdown_table(lines)

@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from agreement import read_records
-from claims import IMAGES, STARTS, SYSTEMS, Claim, all_rows, claims, facts, group_mean, groups, listed, row
+from claims import GROUPS, IMAGES, STARTS, SYSTEMS, Claim, all_rows, claims, facts, group_mean, groups, listed, row
 
 from unified_onehead.compare.statistics import class_aps, interval, resampled_classes
 from unified_onehead.compare.tables import five_percent, mean_matrix, runs_of
@@ -52,8 +52,7 @@ def leads_table() -> str:  # markdown, 5 columns
                                  for images in ("val", "folds"))]]
 
     def cell(name):
-        found = claims[name]
-        return f"**{found.text()}**" if found.certain else found.text()
+        return claims[name].marked()
 
     kinds = [(s.replace("Top1", "Top-1"), s, "") for s in ("mIoU", "AP", "AP50", "Top1")]
     kinds += [(f"AP, {title}", "AP", f".{g}") for g, title in (("six", "six frequent classes"), ("four", "four chosen classes"),
@@ -147,12 +146,18 @@ def large_runs(folder: Path = RUNS) -> list:  # records of runs, by start weight
     return [found[key] for key in sorted(found, key=lambda key: (list(STARTS.values()).index(key[0]), key[1]))]
 
 
+def beside(run: dict) -> tuple:  # a key of STARTS, a cell
+    "The start weights of a run, and the default's cell of the same ones and the same seed at 256 px."
+    start = next(s for s, weights in STARTS.items() if weights == run["config"]["net"]["weights"])
+    cell, = (c for c in row("ours", "val", start).cells if c.seed == run["seed"])
+    return start, cell
+
+
 def large_table(runs: list) -> str:  # markdown, 7 columns
     "Each run of `t4` beside the default's cell of the same start weights and seed at 256 px: own stage's end -> after stage 3."
     lines = [["preset", "features", "mIoU", "AP", "AP50", "AP of small, medium, large objects", "Top-1"]]
     for run in runs:
-        start = next(s for s, weights in STARTS.items() if weights == run["config"]["net"]["weights"])
-        cell, = (c for c in row("ours", "val", start).cells if c.seed == run["seed"])
+        start, cell = beside(run)
         for preset, size, matrix in (("t4", run["config"]["data"]["size"], run["matrix"]), ("cpu", cell.size, cell.matrix)):
             moved = [f"{matrix[task][m]:.3f} -> {matrix['cls'][m]:.3f}"
                      for m, task in (("mIoU", "seg"), ("AP", "det"), ("AP50", "det"))]
@@ -166,18 +171,14 @@ def large_groups(runs: list, folder: Path = LARGE) -> str:  # markdown, 5 column
     lines = [["AP of", "features", "`t4`", "`cpu`", "difference"]]
     records = {(r["weights"], r["seed"]): r for r in read_records(folder)}
     for run in runs:
-        weights, seed = run["config"]["net"]["weights"], run["seed"]
-        start = next(s for s, name in STARTS.items() if name == weights)
-        cell, = (c for c in row("ours", "val", start).cells if c.seed == seed)
-        sides = [[{"det": records[weights, seed]["evidence"]["score and sides"]}], [{"det": cell.evidence["det"]}]]
-        drawn = [(class_aps(side), resampled_classes(side)) for side in sides]
-        for group, title in {"six": "six frequent classes", "person": "persons", "": "all ten classes"}.items():
-            (a, large), (b, small) = (group_mean(*side, group) for side in drawn)
-            texts = [Claim("", value, "", (), form, *interval(draws, value)) for value, draws, form in (
-                (a, large, ".3f"), (b, small, ".3f"), (a - b, large - small, "+.3f"))]
-            apart = texts[-1]
-            lines.append([title, FEATURES[start], *(t.text() for t in texts[:2]),
-                          f"**{apart.text()}**" if apart.certain else apart.text()])
+        start, cell = beside(run)
+        sides = [[{"det": records[STARTS[start], run["seed"]]["evidence"]["score and sides"]}], [{"det": cell.evidence["det"]}]]
+        drawn = [(class_aps(side)[None], resampled_classes(side)) for side in sides]
+        for group, title in GROUPS.items():
+            (a, large), (b, small) = ((float(group_mean(values, group)[0]), group_mean(draws, group)) for values, draws in drawn)
+            one, other, apart = (Claim("", value, "", (), form, *interval(draws, value)) for value, draws, form in (
+                (a, large, ".3f"), (b, small, ".3f"), (a - b, large - small, "+.3f")))
+            lines.append([title, FEATURES[start], one.text(), other.text(), apart.marked()])
     return markdown_table(lines)
 
 
