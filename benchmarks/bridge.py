@@ -12,6 +12,7 @@ import argparse
 import math
 import sys
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -183,13 +184,13 @@ def make_step(task: str, backbone, classes: int, size: int, recipe: dict) -> nn.
     return Bridge(backbone, classes, size, recipe)
 
 
-def run_step(step: str, cfg, minis, say=print, memory: "dict | None" = None) -> dict:
-    "Build, train and measure one step; what `run_cell` needs. `memory` is for `KeptViews`."
+def run_step(step: str, cfg, minis, say=print, memory: "dict | None" = None, work: "Path | None" = None) -> dict:
+    "Build, train and measure one step; what `run_cell` needs. `memory` is for `KeptViews`, `work` for what a cut one left."
     recipe = recipe_of(step, cfg)
     if STEPS[step][1] is None:
-        return {**run_ours(cfg, minis, say), "recipe": recipe}
+        return {**run_ours(cfg, minis, say, work), "recipe": recipe}
     ours = recipe["losses"] == "ours"
-    return run_specialist("det", cfg, minis, say, recipe, make=make_step,
+    return run_specialist("det", cfg, minis, say, recipe, make=make_step, work=work,
                           feed=partial(KeptViews, memory=memory) if recipe["kept"] else None,
                           loss_of=partial(our_loss, cfg=cfg) if ours else specialist_loss, read=our_reader if ours else reader)
 
@@ -199,10 +200,10 @@ def our_reader(task: str, classes: list, cfg) -> DetectionTask:
     return DetectionTask(classes, cfg, STRIDE)
 
 
-def run_ours(cfg, minis, say) -> dict:
+def run_ours(cfg, minis, say, work: "Path | None" = None) -> dict:
     "Our network, trained for detection alone, its boxes without masks."
     learner, weights = make_learner(replace_fields(cfg, strategy="naive"), minis)
-    with tempfile.TemporaryDirectory() as folder:
+    with nullcontext(work) if work else tempfile.TemporaryDirectory() as folder:
         rows = train_alone(learner, {"det": alone_epochs(stage_plan(cfg))["det"]}, minis, Path(folder), weights["sha256"], say)
     seconds = round(sum(row["seconds"] for row in rows), 2)
     scores, evidence = measure(learner.net, our_reader("det", minis.classes["det"], cfg), learner.val_sets["det"], cfg,

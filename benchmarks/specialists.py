@@ -24,6 +24,7 @@ for their price: Unet (.89 s) and a pyramid of 256 channels (.82 s).
 Not tried: RetinaNet, other assigners, images larger than the input side, test-time augmentation.
 """
 import argparse
+import io
 import sys
 import time
 from importlib.metadata import version
@@ -50,6 +51,7 @@ from unified_onehead.compare.statistics import scores_of
 from unified_onehead.compare.evidence import take_evidence
 from unified_onehead.compare.cells import forward_macs
 from unified_onehead.core.config import METRICS, TASKS, replace_fields
+from unified_onehead.core.files import replace_file
 from unified_onehead.core.seeds import seed_everything
 from unified_onehead.data.cache import MiniDataset
 from unified_onehead.data.records import collate
@@ -232,11 +234,37 @@ def plan_epochs(task: str, images: int, cfg, kept: bool = False) -> list:
             for e in range(getattr(cfg.train, f"epochs_{task}"))]
 
 
+class State:
+    """Where a training stands, in a file of a cell's folder of checkpoints, so that one that was cut goes on to the same result.
+    Without a folder nothing is kept."""
+
+    def __init__(self, work: "Path | None", **parts):
+        self.path, self.parts = work and work / "specialist.pt", parts
+
+    def save(self, epochs: int, seconds: float) -> None:
+        "Keep all parts after this many epochs, which took this long; a cut while it writes leaves the file before."
+        if self.path:
+            states = {name: part.state_dict() for name, part in self.parts.items()}
+            torch.save({**states, "rng": torch.get_rng_state(), "epochs": epochs, "seconds": seconds}, written := io.BytesIO())
+            replace_file(self.path, written.getbuffer())
+
+    def load(self) -> "tuple[int, float]":
+        "Bring all parts to where they were. Epochs and seconds that are behind."
+        if not (self.path and self.path.is_file()):
+            return 0, 0.0
+        found = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, part in self.parts.items():
+            part.load_state_dict(found[name])
+        torch.set_rng_state(found["rng"])
+        return found["epochs"], found["seconds"]
+
+
 def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say, loss_of=specialist_loss,
-          feed=None) -> "tuple[float, int, torch.device]":
+          feed=None, work: "Path | None" = None) -> "tuple[float, int, torch.device]":
     """Train one specialist; the network then holds its averaged weights. Seconds, images shown, device.
 
-    `loss_of` is given task, network and batch; `feed` makes of the views and the network what turns steps into batches."""
+    `loss_of` is given task, network and batch; `feed` makes of the views and the network what turns steps into batches; every
+    tenth epoch is kept in the folder `work`, and gone on from."""
     accelerator = make_accelerator(cfg)
     net.to(accelerator.device, memory_format=torch.channels_last)
     side = round(cfg.data.size * cfg.train.zoom_max)
@@ -251,8 +279,11 @@ def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say, loss
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate_factor(i, total, cfg.train.warmup))
     decay = min(recipe["ema"], max(0.0, 1 - 10 / total))
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    trained, started = [p for p in net.parameters() if p.requires_grad], time.perf_counter()
-    for epoch, steps in enumerate(plan):
+    trained = [p for p in net.parameters() if p.requires_grad]
+    state = State(work, net=net, average=average, optimizer=optimizer, schedule=schedule)
+    behind, seconds = state.load()
+    started = time.perf_counter() - seconds
+    for epoch, steps in list(enumerate(plan))[behind:]:
         net.train()
         for batch in batches(steps):
             batch = batch.to(accelerator.device)
@@ -267,6 +298,7 @@ def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say, loss
             schedule.step()
             average.update_parameters(net)
         if (epoch + 1) % 10 == 0:
+            state.save(epoch + 1, time.perf_counter() - started)
             say(f"epoch {epoch + 1} of {len(plan)}, loss {loss.item():.3f}, {time.perf_counter() - started:.0f} s")
     net.load_state_dict(average.module.state_dict())
     return time.perf_counter() - started, sum(len(step) for steps in plan for step in steps), accelerator.device
@@ -303,7 +335,8 @@ def run_specialist(task: str, cfg, minis, say=print, recipe: "dict | None" = Non
             "train_seconds": {task: round(seconds, 2), "total": round(seconds, 2)}, "recipe": recipe, "versions": LIBRARIES}
 
 
-RUNNERS = {f"specialist_{t}": lambda cfg, minis, say=print, task=t: run_specialist(task, cfg, minis, say) for t in TASKS}
+RUNNERS = {f"specialist_{t}": lambda cfg, minis, say=print, work=None, task=t: run_specialist(task, cfg, minis, say, work=work)
+           for t in TASKS}
 
 
 def search(task: str, fold: int, cfg, say=print) -> None:

@@ -352,6 +352,34 @@ def test_steps_of_the_bridge_become_cells(bridge, root, tmp_path, capsys, monkey
     assert "layers: 2 in the file's recipe, 3 now" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("system", ["specialist_cls", "bridge_recipe"])
+def test_a_cut_cell_goes_on_to_the_same_network(bridge, specialists, root, tmp_path, monkeypatch, system):
+    "Cut after 10 of 12 epochs: the first draws dropout, the second computes its kept views anew."
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), tmp_path / "start.pt")
+    cfg, nets = replace_fields(preset("smoke"), root=str(root), backbone="mobilenet_v2", weights=str(tmp_path / "start.pt"),
+                               epochs_cls=12, epochs_det=12, cached_views=2), []
+    measure = specialists.measure
+    monkeypatch.setattr(specialists, "measure", lambda net, *more: nets.append(net.state_dict()) or measure(net, *more))
+
+    def make(folder, cut):
+        def say(text):
+            said.append(text)
+            if cut and "epoch 10 of 12" in text:
+                raise KeyboardInterrupt
+
+        said = []
+        run_cell(Cell(system, cfg, 0), tmp_path / folder, say, {**specialists.RUNNERS, **bridge.runners()})
+        return said
+
+    with pytest.raises(KeyboardInterrupt):
+        make("cut", True)
+    assert [path.name for path in (tmp_path / "cut").glob("*.unfinished/*.pt")] == ["specialist.pt"]
+    assert not any("epoch 10" in text for text in make("cut", False)), "it went on"
+    assert any("epoch 10" in text for text in make("whole", False)) and not list((tmp_path / "cut").glob("*.unfinished"))
+    went_on, whole = nets
+    assert whole.keys() == went_on.keys() and all(torch.equal(whole[name], went_on[name]) for name in whole)
+
+
 @pytest.fixture
 def finished_run(tmp_path, monkeypatch):
     "A folder with the two files of a run, as far as they hold paths; what is kept goes to tmp_path/kept."

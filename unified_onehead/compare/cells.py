@@ -8,6 +8,7 @@ __all__ = ['RUNNERS', 'CODE', 'make_learner', 'shared_views', 'forward_macs', 'r
 
 # %% ../../nbs/compare/04_cells.ipynb #a7b8e8d0
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -380,7 +381,7 @@ def train_cell(
     def show(learner, evidence):
         drawn.update(best_and_worst(learner, evidence, minis))
 
-    if runner in (run_sequence, run_single):  # those from elsewhere know no checkpoints
+    if "work" in inspect.signature(runner).parameters:  # one from elsewhere may know no checkpoints
         more = {**more, "work": work}
     made = runner(settled(cell), minis, lambda text: say(f"{cell.name}: {text}"), *([show] if pictures else []), **more)
     made["data"] = data_digest(minis)
