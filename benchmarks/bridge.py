@@ -2,11 +2,12 @@
 
     python benchmarks/bridge.py --data-root D --weights W [--steps fcos,frozen,..] [--folds 0,1] [--preset cpu] [key=value ...]
 
-Each step keeps the changes of those before it, so the first is `specialist_det` and the last our network, trained for detection
-alone. Same images, views' distribution, presentations and metric in all of them; boxes stand alone, without masks. A cell for
-each step and fold is written to benchmarks/results/bridge, as benchmarks/quality.py writes its own, and not made again.
-`benchmarks/specialists.py` says what the first step is. Our assigner comes with FCOS's losses in `assigner`, where locations that
-it leaves out count as background, since FCOS knows no third kind; from `losses` on they are left out.
+Each step keeps the changes of those before it, so the first is `specialist_det` and `ours` our network, trained for detection
+alone; after it comes what was tried to undo: our head on three `levels`. Same images, views' distribution, presentations and
+metric in all of them; boxes stand alone, without masks. A cell for each step and fold is written to benchmarks/results/bridge, as
+benchmarks/quality.py writes its own, and not made again; one that was cut goes on. benchmarks/specialists.py says what the first
+step is. Our assigner comes with FCOS's losses in `assigner`, where locations that it leaves out count as background, since FCOS
+knows no third kind; from `losses` on they are left out.
 """
 import argparse
 import math
@@ -22,9 +23,10 @@ from search import some_of
 from specialists import RECIPES, Detector, Pyramid, make_fcos, measure, reader, recipe_changes, run_specialist, specialist_loss
 from stairs import STEPS
 from torch import nn
+from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, batched_nms
 
 from unified_onehead.cli import exit_code, run_config
 from unified_onehead.compare.cells import facts, make_learner, read_cell, run_cell
@@ -36,13 +38,15 @@ from unified_onehead.core.stages import alone_epochs
 from unified_onehead.data.records import collate
 from unified_onehead.learn.losses import detection_loss, weighted_sum
 from unified_onehead.learn.task import DetectionTask
-from unified_onehead.model.fusion import separable
-from unified_onehead.model.grid import assign, inside_boxes
-from unified_onehead.model.net import FIRST_BOX, PRIOR, UnifiedOutput
+from unified_onehead.model.answers import locate_boxes
+from unified_onehead.model.fusion import DynamicFeatureFusion, separable
+from unified_onehead.model.grid import Detections, assign, inside_boxes, split_detection
+from unified_onehead.model.net import FIRST_BOX, PRIOR, TaskAdaptiveProcessor, UnifiedOutput
 from unified_onehead.run.stages import train_alone
 
 OUT = Path(__file__).resolve().parent / "results" / "bridge"
 STRIDE = 8  # of the finest level, and of our map
+BORDERS = 64, 128  # pixels; the sides of a box that tell our levels apart, FCOS's own
 
 
 def recipe_of(step: str, cfg) -> dict:
@@ -54,6 +58,8 @@ def recipe_of(step: str, cfg) -> dict:
             break
     if recipe["losses"] == "ours":
         del recipe["middle"]  # where our locations are anyway
+    if recipe["levels"] > 1 and recipe["losses"] == "ours":  # our head has them again
+        recipe["our_width"] = cfg.net.width
     if recipe.pop("settings", None):
         recipe.update(lr=cfg.train.lr, weight_decay=cfg.train.weight_decay, ema=cfg.train.ema)
     return recipe
@@ -124,6 +130,17 @@ class Bridge(Detector):
         return self.fcos.backbone
 
 
+class Maps(nn.Module):
+    "The backbone's maps: from the image, or those that somebody has `given`."
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone, self.given = backbone, None
+
+    def forward(self, images) -> list:
+        return self.backbone(images) if self.given is None else self.given
+
+
 class OurLosses(nn.Module):
     "FCOS's towers on one level, with our numbers at each location: four sides, confidence, classes."
 
@@ -146,6 +163,56 @@ def our_loss(task: str, net: nn.Module, batch, cfg) -> torch.Tensor:
     "Our detection loss, weighted as in our network."
     terms = detection_loss(net(batch.images).detection, batch.boxes, batch.labels, batch.crowd, STRIDE)
     return weighted_sum(terms, DetectionTask([], cfg).weights)
+
+
+class OurLevels(nn.Module):
+    """Our neck and head on several maps: each with a learned sum of its own, all with one head. The last map is that before it,
+    averaged over two by two locations; the head makes each twice as fine."""
+
+    def __init__(self, backbone, classes: int, recipe: dict):
+        super().__init__()
+        self.pyramid = Maps(backbone)
+        width, strides = recipe["our_width"], backbone.strides
+        self.necks = nn.ModuleList([DynamicFeatureFusion(backbone.channels, width, strides, s) for s in strides[1:]])
+        self.head = TaskAdaptiveProcessor(width, {"det": classes}, 2)
+
+    def forward(self, images) -> list:
+        maps = self.pyramid(images)
+        fused = [neck(maps) for neck in self.necks]
+        return [self.head(level).detection for level in (*fused, F.avg_pool2d(fused[-1], 2))]
+
+
+def own_boxes(batch, k: int) -> tuple:  # boxes, labels, crowd of each image
+    "What level k answers for: boxes whose longer side lies in its range, and all regions to ignore."
+    edges, kept = (0.0, *BORDERS, math.inf), []
+    for boxes, labels, crowd in zip(batch.boxes, batch.labels, batch.crowd):
+        side = (boxes[:, 2:] - boxes[:, :2]).amax(1)
+        mine = crowd | (side >= edges[k]) & (side < edges[k + 1])
+        kept.append((boxes[mine], labels[mine], crowd[mine]))
+    return tuple(map(list, zip(*kept)))
+
+
+def levels_loss(task: str, net: nn.Module, batch, cfg) -> torch.Tensor:
+    "Our detection loss over the locations of all levels, divided by the positive ones of all."
+    total, positives = 0.0, 0
+    for k, level in enumerate(net(batch.images)):
+        boxes, labels, crowd = own_boxes(batch, k)
+        points = split_detection(level, STRIDE << k)[0]
+        found = sum(int((assign(points, b, c, STRIDE << k).index >= 0).sum()) for b, c in zip(boxes, crowd))
+        terms = detection_loss(level, boxes, labels, crowd, STRIDE << k)
+        total, positives = total + max(found, 1) * weighted_sum(terms, DetectionTask([], cfg).weights), positives + found
+    return total / max(positives, 1)
+
+
+class LevelsReader(DetectionTask):
+    "Boxes of all levels, suppressed together as those of one are."
+
+    def predict(self, output, i, sample, size):
+        found = [locate_boxes(level[i], None, [], sample.original, sample.extent, STRIDE << k)
+                 for k, level in enumerate(output)]
+        boxes, scores, labels = map(torch.cat, zip(*found))
+        best = batched_nms(boxes, scores, labels, 0.5)[:100]
+        return Detections(boxes[best], scores[best], labels[best])
 
 
 class KeptViews:
@@ -179,6 +246,8 @@ class KeptViews:
 
 def make_step(task: str, backbone, classes: int, size: int, recipe: dict) -> nn.Module:
     "The network of a step that is not yet ours."
+    if "our_width" in recipe:
+        return OurLevels(backbone, classes, recipe)
     if recipe["losses"] == "ours":
         return OurLosses(backbone, classes, recipe)
     return Bridge(backbone, classes, size, recipe)
@@ -189,10 +258,13 @@ def run_step(step: str, cfg, minis, say=print, memory: "dict | None" = None, wor
     recipe = recipe_of(step, cfg)
     if STEPS[step][1] is None:
         return {**run_ours(cfg, minis, say, work), "recipe": recipe}
-    ours = recipe["losses"] == "ours"
-    return run_specialist("det", cfg, minis, say, recipe, make=make_step, work=work,
-                          feed=partial(KeptViews, memory=memory) if recipe["kept"] else None,
-                          loss_of=partial(our_loss, cfg=cfg) if ours else specialist_loss, read=our_reader if ours else reader)
+    loss_of, read = partial(our_loss, cfg=cfg), our_reader
+    if recipe["losses"] != "ours":
+        loss_of, read = specialist_loss, reader
+    if "our_width" in recipe:
+        loss_of, read = partial(levels_loss, cfg=cfg), lambda task, classes, cfg: LevelsReader(classes, cfg)
+    return run_specialist("det", cfg, minis, say, recipe, make=make_step, work=work, loss_of=loss_of, read=read,
+                          feed=partial(KeptViews, memory=memory) if recipe["kept"] else None)
 
 
 def our_reader(task: str, classes: list, cfg) -> DetectionTask:

@@ -217,12 +217,13 @@ def reader(task: str, classes: list, cfg):
 
 
 def parameter_groups(net: nn.Module, recipe: dict) -> list:
-    "The backbone learns at its own rate; norms and biases do not decay."
+    "The backbone learns at its own rate; norms, biases and our neck's fusion do not decay."
     groups = {}
     for name, p in net.named_parameters():
         if p.requires_grad:
             lr = recipe["lr"] * (recipe["backbone_lr"] if "backbone." in name and not name.startswith("fcos.backbone.fpn") else 1)
-            groups.setdefault((lr, recipe["weight_decay"] if p.ndim > 1 else 0.0), []).append(p)
+            decays = p.ndim > 1 and not name.endswith("logits")  # those of our neck, which are two-dimensional
+            groups.setdefault((lr, recipe["weight_decay"] if decays else 0.0), []).append(p)
     return [{"params": ps, "lr": lr, "weight_decay": wd} for (lr, wd), ps in groups.items()]
 
 

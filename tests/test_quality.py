@@ -2,8 +2,10 @@
 specialists' networks from random weights; what of a run is kept. Nothing is trained but one step of each specialist."""
 import copy
 import json
+import math
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -245,7 +247,8 @@ def test_every_step_of_the_bridge_changes_one_thing(bridge):
     changed = [{k for k in a | b if a.get(k) != b.get(k)} for a, b in zip(recipes, recipes[1:])]
     assert changed == [{"frozen_blocks"}, {"kept"}, {"separable"}, {"layers"}, {"levels"}, {"middle"}, {"assigner"},
                        {"losses", "middle"},  # with ours, locations are in the middle anyway
-                       {"lr", "weight_decay"}, set()], "the last is our network, and none of the specialist's recipe is left"
+                       {"lr", "weight_decay"}, set(),  # our network, and none of the specialist's recipe is left
+                       {"levels", "our_width"}], "the last is a trial: one change of those before is taken back"
     assert recipes[0].items() >= bridge.RECIPES["det"].items() and recipes[-1]["lr"] == cfg.train.lr
 
 
@@ -268,13 +271,17 @@ def test_the_bridges_networks(bridge, step_of_bridge):
     for step in [name for name, (_, change) in bridge.STEPS.items() if change is not None][1:]:
         net, recipe = make(step)
         sizes.append(sum(p.numel() for p in net.parameters() if p.requires_grad))
-        loss_of = partial(bridge.our_loss, cfg=cfg) if recipe["losses"] == "ours" else bridge.specialist_loss
+        ours = bridge.levels_loss if step == "levels" else bridge.our_loss
+        loss_of = partial(ours, cfg=cfg) if recipe["losses"] == "ours" else bridge.specialist_loss
         loss = loss_of("det", net.train(), batch)
         loss.backward()
         assert loss.isfinite() and all((p.grad is not None) == p.requires_grad for p in net.parameters()), step
         with torch.no_grad():
             found = net.eval()(batch.images)
-        if recipe["losses"] == "ours":
+        if step == "levels":
+            assert [tuple(level.shape) for level in found] == [(4, 5 + 8, side, side) for side in (8, 4, 2)]
+            assert sizes.pop() == sum(p.numel() for part in (net.necks, net.head) for p in part.parameters())
+        elif recipe["losses"] == "ours":
             assert found.detection.shape == (4, 5 + 8, 8, 8) and found.detection[:, 4].sigmoid().max() < .1, "hardly sure"
         else:
             assert len(found) == 4 and [f["boxes"].shape[1] for f in found] == [4] * 4
@@ -282,6 +289,34 @@ def test_the_bridges_networks(bridge, step_of_bridge):
     dense, slim = 9 * 128 * 128 + 128, 9 * 128 + 128 * 128
     assert frozen == kept and frozen - thin == 8 * (dense - slim), "eight convolutions of two towers"
     assert thin - two == 4 * (slim + 256) and len(set(rest)) == 1, "four layers with their norms; then only what is asked of them"
+
+
+def test_our_levels_share_the_boxes_and_are_read_together(bridge):
+    "A side of 64 pixels is the second level's; regions to ignore are everyone's; an object found on two levels is one box."
+    cfg, boxes = preset("cpu"), torch.tensor([[0, 0, 63, 9], [0, 0, 9, 64], [8, 8, 135, 40], [0, 0, 128, 1], [0, 0, 200, 200.]])
+    batch = SimpleNamespace(boxes=[boxes], labels=[torch.arange(5)], crowd=[torch.arange(5) == 4])
+    assert [bridge.own_boxes(batch, k)[1][0].tolist() for k in range(3)] == [[0, 4], [1, 2, 4], [3, 4]]
+    assert bridge.own_boxes(batch, 1)[2][0].tolist() == [False, False, True]
+    maps = [torch.zeros(1, 7, 32 >> k, 32 >> k) for k in range(3)]  # 256 pixels, two classes
+    for k, level in enumerate(maps):
+        level[:, 4] = -9
+        if k < 2:  # the location nearest to (100, 100) says a square of 80 pixels around itself
+            at = 100 // (8 << k)
+            level[0, :4, at, at], level[0, 4, at, at], level[0, 5, at, at] = math.log(40 / (8 << k)), 3 - k, 9
+    sample = SimpleNamespace(original=(256, 256), extent=(256, 256))
+    found = bridge.LevelsReader(["nut", "bolt"], cfg).predict(maps, 0, sample, 256)
+    assert found.labels.tolist() == [0] and found.boxes[0].tolist() == pytest.approx([60, 60, 140, 140])
+    one = [(level, [boxes[at]], [torch.arange(2)[at]]) for level, at in zip(maps, (slice(0, 1), slice(1, 2), slice(0, 0)))]
+    batch = SimpleNamespace(images=None, boxes=[boxes[:2]], labels=[torch.arange(2)], crowd=[torch.zeros(2).bool()])
+    counts, terms = [], []
+    for k, (level, b, t) in enumerate(one):
+        points = bridge.split_detection(level, 8 << k)[0]
+        counts.append(int((bridge.assign(points, b[0], torch.zeros(len(b[0])).bool(), 8 << k).index >= 0).sum()))
+        parts = bridge.detection_loss(level, b, t, [torch.zeros(len(b[0])).bool()], 8 << k)
+        terms.append(sum(cfg.loss.__dict__[f"loss_{name}"] * float(value) for name, value in parts.items()))
+    assert counts[0] and counts[1] and not counts[2]
+    expected = (counts[0] * terms[0] + counts[1] * terms[1] + terms[2]) / (counts[0] + counts[1])
+    assert float(bridge.levels_loss("det", lambda images: maps, batch, cfg)) == pytest.approx(expected)
 
 
 def test_kept_views_are_those_that_the_backbone_would_compute(bridge, step_of_bridge):
@@ -336,9 +371,9 @@ def test_steps_of_the_bridge_become_cells(bridge, root, tmp_path, capsys, monkey
     torch.save(torchvision.models.mobilenet_v2().state_dict(), tmp_path / "start.pt")
     words = ["--data-root", str(root), "--weights", str(tmp_path / "start.pt"), "--preset", "smoke", "--folds", "0",
              "--out", str(tmp_path / "cells"), "net.backbone=mobilenet_v2", "cached_views=1"]
-    assert bridge.main(["--steps", "assigner,recipe,ours", *words]) == 0
+    assert bridge.main(["--steps", "assigner,recipe,ours,levels", *words]) == 0
     cells = {c.system: c for c in map(read_cell, (tmp_path / "cells").glob("*.json"))}
-    assert sorted(cells) == ["bridge_assigner", "bridge_ours", "bridge_recipe"]
+    assert sorted(cells) == ["bridge_assigner", "bridge_levels", "bridge_ours", "bridge_recipe"]
     for cell in cells.values():
         assert cell.fold == 0 and {"AP", "AP50", "AP_small", "AP_medium", "AP_large"} <= cell.matrix["det"].keys()
         assert len(cell.evidence["det"]["images"]) and cell.recipe["kept"] and cell.presentations["det"] > 0
