@@ -50,6 +50,11 @@ def sure(change: Claim, group: str) -> bool:
     return change.certain and abs(change.value) > seeds_apart(group)
 
 
+def plain(value: "float | None") -> str:
+    "Three decimals, or a dash where there is none."
+    return "-" if value is None else f"{value:.3f}"
+
+
 class Stairs:
     """The steps of which every fold is there, one below the other. Raises InputError for less than two, and for cells that differ
     in more than their step and fold."""
@@ -111,7 +116,7 @@ class Stairs:
             for group in GROUPS:
                 change = self.change(step, group) if k else None
                 texts += [self.value(step, group).text(), change.marked(sure(change, group)) if k else "-"]
-            sizes = ", ".join("-" if v is None else f"{v:.3f}" for v in self.sizes(step))
+            sizes = ", ".join(map(plain, self.sizes(step)))
             lines.append([STEPS[step][0], *texts, sizes, f"{self.cells[step][0].parameters:,}"])
         return markdown_table(lines)
 
@@ -135,6 +140,16 @@ class Stairs:
             said = [f"{c.what} {c.text()}" for c in found]
             text += f" Alone {word} more than chance: {listed(said)}." if said else f" No single change {word} more than chance."
         return text
+
+    def say_undone(self, step: str) -> str:
+        "What a step of UNDONE makes of our network, in AP of each group."
+        changes = {g: self.change(step, g, "ours") for g in GROUPS}
+        text = listed([f"{GROUPS[g]} from {self.value('ours', g).figure()} to {self.value(step, g).figure()} ({c.text()})"
+                       for g, c in changes.items()])
+        before, after = (plain(self.sizes(s)[-1]) for s in ("ours", step))
+        more = [GROUPS[g] for g, c in changes.items() if sure(c, g)]
+        return (f"{STEPS[step][0].capitalize()}: {text}; large objects from {before} to {after}. "
+                + (f"More than chance: {listed(more)}." if more else "None of it is more than chance."))
 
     def figure(self):
         "AP after each step, with intervals over images; green and red where the step's change is `sure`."

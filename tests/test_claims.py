@@ -183,6 +183,19 @@ def test_the_staircase_counts_what_a_change_costs(stairs, monkeypatch):
     assert len(found.figure().axes) == 3
 
 
+def test_a_step_that_takes_a_change_back_is_held_against_our_network(stairs, monkeypatch):
+    made, names = stairs[1], {"bridge_level": "bridge_ours", "bridge_kept": "bridge_levels"}
+    made[:] = [replace(cell, system=names[cell.system]) for cell in made]
+    found = stairs_page.Stairs()
+    change = found.change("levels", "person", "ours")
+    assert change.value == pytest.approx(50 / 101) and found.change("levels", "person") == change
+    said = found.say_undone("levels")
+    assert said.startswith("Our head on three levels: six frequent classes from 0.505 to 1.000 (+0.495 [")
+    assert "large objects from 0.500 to 0.500. More than chance: six frequent classes, persons and all ten classes." in said
+    monkeypatch.setattr(stairs_page, "seeds_apart", lambda group: 0.6)
+    assert found.say_undone("levels").endswith("None of it is more than chance.")
+
+
 @pytest.mark.parametrize("spoil, says", [
     (lambda made: made.pop(), "1 steps are finished. Make more with benchmarks/bridge.py"),
     (lambda made: made.clear(), "0 steps are finished. Make more"),
