@@ -3,11 +3,11 @@
     python benchmarks/bridge.py --data-root D --weights W [--steps fcos,frozen,..] [--folds 0,1] [--preset cpu] [key=value ...]
 
 Each step keeps the changes of those before it, so the first is `specialist_det` and `ours` our network, trained for detection
-alone; after it comes what was tried to undo: our head on three `levels`. Same images, views' distribution, presentations and
-metric in all of them; boxes stand alone, without masks. A cell for each step and fold is written to benchmarks/results/bridge, as
-benchmarks/quality.py writes its own, and not made again; one that was cut goes on. benchmarks/specialists.py says what the first
-step is. Our assigner comes with FCOS's losses in `assigner`, where locations that it leaves out count as background, since FCOS
-knows no third kind; from `losses` on they are left out.
+alone; after it comes what was tried to undo, each by itself: our head on three `levels`, new `views`. Images, views'
+distribution, presentations and metric are the same in all of them; boxes stand alone, without masks. A cell for each step and
+fold is written to benchmarks/results/bridge, as benchmarks/quality.py writes its own, and not made again; one that was cut goes
+on. benchmarks/specialists.py says what the first step is. Our assigner comes with FCOS's losses in `assigner`, where locations
+that it leaves out count as background, since FCOS knows no third kind; from `losses` on they are left out.
 """
 import argparse
 import math
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from search import some_of
 from specialists import RECIPES, Detector, Pyramid, make_fcos, measure, reader, recipe_changes, run_specialist, specialist_loss
-from stairs import STEPS
+from stairs import STEPS, UNDONE
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -53,7 +53,7 @@ def recipe_of(step: str, cfg) -> dict:
     "The recipe of a step: the specialist's with all changes up to it."
     recipe = dict(RECIPES["det"], kept=False, separable=False, layers=4, levels=5, middle=False, assigner="fcos", losses="fcos")
     for name, (_, change) in STEPS.items():
-        recipe.update(change or {})
+        recipe.update((change or {}) if name == step or name not in UNDONE else {})
         if name == step:
             break
     if recipe["losses"] == "ours":
@@ -256,8 +256,9 @@ def make_step(task: str, backbone, classes: int, size: int, recipe: dict) -> nn.
 def run_step(step: str, cfg, minis, say=print, memory: "dict | None" = None, work: "Path | None" = None) -> dict:
     "Build, train and measure one step; what `run_cell` needs. `memory` is for `KeptViews`, `work` for what a cut one left."
     recipe = recipe_of(step, cfg)
-    if STEPS[step][1] is None:
-        return {**run_ours(cfg, minis, say, work), "recipe": recipe}
+    if step in ("ours", "views"):
+        own = cfg if recipe["kept"] else replace_fields(cfg, cached_views=0)
+        return {**run_ours(own, minis, say, work), "recipe": recipe}
     loss_of, read = partial(our_loss, cfg=cfg), our_reader
     if recipe["losses"] != "ours":
         loss_of, read = specialist_loss, reader

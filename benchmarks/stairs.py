@@ -32,8 +32,9 @@ STEPS = {  # name -> what is new in words, settings of the recipe
     "recipe": ("our learning rate, decay and averaging", {"settings": "ours"}),
     "ours": ("our neck and head", None),
     "levels": ("our head on three levels", {"levels": 3}),
+    "views": ("our network on new views", {"kept": False}),
 }
-UNDONE = ("levels",)  # steps that take back a change; those before them lead from FCOS to our network
+UNDONE = ("levels", "views")  # each takes one change back from our network, to which the steps before them lead
 SIZES = ("small", "medium", "large")
 
 
@@ -64,6 +65,8 @@ class Stairs:
         self.folds = sorted({c.fold for c in found})
         by_step = {step: [c for c in found if c.system == f"bridge_{step}"] for step in STEPS}
         self.cells = {step: cells for step, cells in by_step.items() if cells and [c.fold for c in cells] == self.folds}
+        if "ours" not in self.cells:
+            self.cells = {step: cells for step, cells in self.cells.items() if step not in UNDONE}
         self.check(folder, found)
         if len(self.cells) < 2:
             raise InputError(f"{folder}: {len(self.cells)} steps are finished. Make more with benchmarks/bridge.py.")
@@ -95,9 +98,9 @@ class Stairs:
         return Claim(f"{step}.{group}", value, GROUPS[group], (f"bridge/bridge_{step}-*.json",), ".3f", *interval(draws, value))
 
     def change(self, step: str, group: str, before: "str | None" = None) -> Claim:
-        "AP after a step minus AP after an earlier one, by default that before it, on the same images."
+        "AP after a step minus AP after an earlier one, by default that before it or, of UNDONE, `ours`, on the same images."
         names = list(self.cells)
-        before = before or names[names.index(step) - 1]
+        before = before or ("ours" if step in UNDONE else names[names.index(step) - 1])
         (a, drawn), (b, others) = self.mean(step, group), self.mean(before, group)
         return Claim(f"{step}-{before}.{group}", a - b, STEPS[step][0],
                      tuple(f"bridge/bridge_{s}-*.json" for s in (before, step)), "+.3f", *interval(drawn - others, a - b))
@@ -143,7 +146,7 @@ class Stairs:
 
     def say_undone(self, step: str) -> str:
         "What a step of UNDONE makes of our network, in AP of each group."
-        changes = {g: self.change(step, g, "ours") for g in GROUPS}
+        changes = {g: self.change(step, g) for g in GROUPS}
         text = listed([f"{GROUPS[g]} from {self.value('ours', g).figure()} to {self.value(step, g).figure()} ({c.text()})"
                        for g, c in changes.items()])
         before, after = (plain(self.sizes(s)[-1]) for s in ("ours", step))

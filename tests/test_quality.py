@@ -248,7 +248,7 @@ def test_every_step_of_the_bridge_changes_one_thing(bridge):
     assert changed == [{"frozen_blocks"}, {"kept"}, {"separable"}, {"layers"}, {"levels"}, {"middle"}, {"assigner"},
                        {"losses", "middle"},  # with ours, locations are in the middle anyway
                        {"lr", "weight_decay"}, set(),  # our network, and none of the specialist's recipe is left
-                       {"levels", "our_width"}], "the last is a trial: one change of those before is taken back"
+                       {"levels", "our_width"}, {"levels", "our_width", "kept"}], "trials stand each by itself"
     assert recipes[0].items() >= bridge.RECIPES["det"].items() and recipes[-1]["lr"] == cfg.train.lr
 
 
@@ -268,7 +268,7 @@ def step_of_bridge(bridge, root):
 def test_the_bridges_networks(bridge, step_of_bridge):
     make, views, cfg = step_of_bridge
     batch, sizes = collate([views["det", i, 0] for i in range(4)]).to("cpu"), []
-    for step in [name for name, (_, change) in bridge.STEPS.items() if change is not None][1:]:
+    for step in [name for name, (_, change) in bridge.STEPS.items() if change is not None and name != "views"][1:]:
         net, recipe = make(step)
         sizes.append(sum(p.numel() for p in net.parameters() if p.requires_grad))
         ours = bridge.levels_loss if step == "levels" else bridge.our_loss
@@ -371,9 +371,10 @@ def test_steps_of_the_bridge_become_cells(bridge, root, tmp_path, capsys, monkey
     torch.save(torchvision.models.mobilenet_v2().state_dict(), tmp_path / "start.pt")
     words = ["--data-root", str(root), "--weights", str(tmp_path / "start.pt"), "--preset", "smoke", "--folds", "0",
              "--out", str(tmp_path / "cells"), "net.backbone=mobilenet_v2", "cached_views=1"]
-    assert bridge.main(["--steps", "assigner,recipe,ours,levels", *words]) == 0
+    assert bridge.main(["--steps", "assigner,recipe,ours,levels,views", *words]) == 0
     cells = {c.system: c for c in map(read_cell, (tmp_path / "cells").glob("*.json"))}
-    assert sorted(cells) == ["bridge_assigner", "bridge_levels", "bridge_ours", "bridge_recipe"]
+    assert sorted(cells) == ["bridge_assigner", "bridge_levels", "bridge_ours", "bridge_recipe", "bridge_views"]
+    assert not cells.pop("bridge_views").recipe["kept"]
     for cell in cells.values():
         assert cell.fold == 0 and {"AP", "AP50", "AP_small", "AP_medium", "AP_large"} <= cell.matrix["det"].keys()
         assert len(cell.evidence["det"]["images"]) and cell.recipe["kept"] and cell.presentations["det"] > 0
