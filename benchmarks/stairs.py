@@ -60,8 +60,8 @@ class Stairs:
     """The steps of which every fold is there, one below the other. Raises InputError for less than two, and for cells that differ
     in more than their step and fold."""
 
-    def __init__(self, folder: "str | Path" = CELLS):
-        found = read_cells(folder)
+    def __init__(self, folder: "str | Path" = CELLS, folds: "list | None" = None):  # None: all that are there
+        found = [c for c in read_cells(folder) if folds is None or c.fold in folds]
         self.folds = sorted({c.fold for c in found})
         by_step = {step: [c for c in found if c.system == f"bridge_{step}"] for step in STEPS}
         self.cells = {step: cells for step, cells in by_step.items() if cells and [c.fold for c in cells] == self.folds}
@@ -129,7 +129,8 @@ class Stairs:
         images = sum(len(c.evidence["det"]["images"]) for c in self.cells[names[0]])
         missing = [f"\"{STEPS[s][0]}\"" for s in STEPS if s not in self.cells]
         shown = sorted({c.presentations["det"] for cells in self.cells.values() for c in cells})
-        return (f"{quantity(len(self.folds)).capitalize()} folds, {images} images, seed {cell.seed}, {cell.size} px, start "
+        folds = f"{quantity(len(self.folds)).capitalize()} fold{'s' * (len(self.folds) > 1)}"
+        return (f"{folds}, {images} images, seed {cell.seed}, {cell.size} px, start "
                 f"weights `{cell.weights['name']}`, {cell.device}; {listed([f'{n:,}' for n in shown])} views shown in a fold. "
                 "Boxes stand alone, without masks." + f" Not made: {listed(missing)}." * bool(missing))
 
