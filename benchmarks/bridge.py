@@ -3,11 +3,12 @@
     python benchmarks/bridge.py --data-root D --weights W [--steps fcos,frozen,..] [--folds 0,1] [--preset cpu] [key=value ...]
 
 Each step keeps the changes of those before it, so the first is `specialist_det` and `ours` our network, trained for detection
-alone; after it comes what was tried to undo, each by itself: our head on three `levels`, new `views`. Images, views'
-distribution, presentations and metric are the same in all of them; boxes stand alone, without masks. A cell for each step and
-fold is written to benchmarks/results/bridge, as benchmarks/quality.py writes its own, and not made again; one that was cut goes
-on. benchmarks/specialists.py says what the first step is. Our assigner comes with FCOS's losses in `assigner`, where locations
-that it leaves out count as background, since FCOS knows no third kind; from `losses` on they are left out.
+alone; after it come trials, each by itself, of what was changed: our head on three `levels`, FCOS's neck and `towers` on five,
+new `views`. Images, views' distribution, presentations and metric are the same in all of them; boxes stand alone, without masks.
+A cell for each step and fold is written to benchmarks/results/bridge, as benchmarks/quality.py writes its own, and not made
+again; one that was cut goes on. benchmarks/specialists.py says what the first step is. Our assigner comes with FCOS's losses in
+`assigner`, where locations that it leaves out count as background, since FCOS knows no third kind; from `losses` on they are left
+out.
 """
 import argparse
 import math
@@ -46,7 +47,7 @@ from unified_onehead.run.stages import train_alone
 
 OUT = Path(__file__).resolve().parent / "results" / "bridge"
 STRIDE = 8  # of the finest level, and of our map
-BORDERS = 64, 128  # pixels; the sides of a box that tell our levels apart, FCOS's own
+BORDERS = 64, 128, 256, 512  # pixels; the sides of a box that tell levels apart, FCOS's own
 
 
 def recipe_of(step: str, cfg) -> dict:
@@ -58,7 +59,7 @@ def recipe_of(step: str, cfg) -> dict:
             break
     if recipe["losses"] == "ours":
         del recipe["middle"]  # where our locations are anyway
-    if recipe["levels"] > 1 and recipe["losses"] == "ours":  # our head has them again
+    if "our_width" in recipe:
         recipe["our_width"] = cfg.net.width
     if recipe.pop("settings", None):
         recipe.update(lr=cfg.train.lr, weight_decay=cfg.train.weight_decay, ema=cfg.train.ema)
@@ -142,21 +143,26 @@ class Maps(nn.Module):
 
 
 class OurLosses(nn.Module):
-    "FCOS's towers on one level, with our numbers at each location: four sides, confidence, classes."
+    "FCOS's neck and towers, with our numbers at each location: four sides, confidence, classes; of several levels a map each."
 
     def __init__(self, backbone, classes: int, recipe: dict):
         super().__init__()
-        self.pyramid, self.head = Levels(backbone, recipe["width"], 1), make_head(recipe["width"], classes, recipe)
+        self.pyramid = Levels(backbone, recipe["width"], recipe["levels"])
+        self.head = make_head(recipe["width"], classes, recipe)
         boxes, classes = self.head.regression_head, self.head.classification_head
         nn.init.constant_(boxes.bbox_reg.bias, FIRST_BOX)
         nn.init.constant_(boxes.bbox_ctrness.bias, -math.log((1 - PRIOR) / PRIOR))
         nn.init.zeros_(classes.cls_logits.bias)  # one of the classes, no longer each for itself
 
-    def forward(self, images):
-        level, boxes, classes = self.pyramid(images)["0"], self.head.regression_head, self.head.classification_head
+    def answers(self, level: torch.Tensor) -> torch.Tensor:
+        "The numbers at each location of a level."
+        boxes, classes = self.head.regression_head, self.head.classification_head
         sides, named = boxes.conv(level), classes.conv(level)
-        detection = torch.cat([boxes.bbox_reg(sides), boxes.bbox_ctrness(sides), classes.cls_logits(named)], 1).float()
-        return UnifiedOutput(detection, None, None)
+        return torch.cat([boxes.bbox_reg(sides), boxes.bbox_ctrness(sides), classes.cls_logits(named)], 1).float()
+
+    def forward(self, images):
+        found = [self.answers(level) for level in self.pyramid(images).values()]
+        return found if len(found) > 1 else UnifiedOutput(found[0], None, None)
 
 
 def our_loss(task: str, net: nn.Module, batch, cfg) -> torch.Tensor:
@@ -182,9 +188,9 @@ class OurLevels(nn.Module):
         return [self.head(level).detection for level in (*fused, F.avg_pool2d(fused[-1], 2))]
 
 
-def own_boxes(batch, k: int) -> tuple:  # boxes, labels, crowd of each image
+def own_boxes(batch, k: int, levels: int) -> tuple:  # boxes, labels, crowd of each image
     "What level k answers for: boxes whose longer side lies in its range, and all regions to ignore."
-    edges, kept = (0.0, *BORDERS, math.inf), []
+    edges, kept = (0.0, *BORDERS[:levels - 1], math.inf), []
     for boxes, labels, crowd in zip(batch.boxes, batch.labels, batch.crowd):
         side = (boxes[:, 2:] - boxes[:, :2]).amax(1)
         mine = crowd | (side >= edges[k]) & (side < edges[k + 1])
@@ -194,9 +200,9 @@ def own_boxes(batch, k: int) -> tuple:  # boxes, labels, crowd of each image
 
 def levels_loss(task: str, net: nn.Module, batch, cfg) -> torch.Tensor:
     "Our detection loss over the locations of all levels, divided by the positive ones of all."
-    total, positives = 0.0, 0
-    for k, level in enumerate(net(batch.images)):
-        boxes, labels, crowd = own_boxes(batch, k)
+    total, positives, levels = 0.0, 0, net(batch.images)
+    for k, level in enumerate(levels):
+        boxes, labels, crowd = own_boxes(batch, k, len(levels))
         points = split_detection(level, STRIDE << k)[0]
         found = sum(int((assign(points, b, c, STRIDE << k).index >= 0).sum()) for b, c in zip(boxes, crowd))
         terms = detection_loss(level, boxes, labels, crowd, STRIDE << k)
@@ -260,9 +266,9 @@ def run_step(step: str, cfg, minis, say=print, memory: "dict | None" = None, wor
         own = cfg if recipe["kept"] else replace_fields(cfg, cached_views=0)
         return {**run_ours(own, minis, say, work), "recipe": recipe}
     loss_of, read = partial(our_loss, cfg=cfg), our_reader
-    if recipe["losses"] != "ours":
+    if recipe["losses"] == "fcos":
         loss_of, read = specialist_loss, reader
-    if "our_width" in recipe:
+    elif recipe["levels"] > 1:
         loss_of, read = partial(levels_loss, cfg=cfg), lambda task, classes, cfg: LevelsReader(classes, cfg)
     return run_specialist("det", cfg, minis, say, recipe, make=make_step, work=work, loss_of=loss_of, read=read,
                           feed=partial(KeptViews, memory=memory) if recipe["kept"] else None)

@@ -31,10 +31,11 @@ STEPS = {  # name -> what is new in words, settings of the recipe
     "losses": ("our losses, scores and suppression", {"losses": "ours"}),
     "recipe": ("our learning rate, decay and averaging", {"settings": "ours"}),
     "ours": ("our neck and head", None),
-    "levels": ("our head on three levels", {"levels": 3}),
+    "levels": ("our head on three levels", {"levels": 3, "our_width": True}),
+    "towers": ("FCOS's neck and towers on five levels, all else ours", {"levels": 5}),
     "views": ("our network on new views", {"kept": False}),
 }
-UNDONE = ("levels", "views")  # each takes one change back from our network, to which the steps before them lead
+UNDONE = ("levels", "towers", "views")  # each takes one change back from our network, to which the steps before them lead
 SIZES = ("small", "medium", "large")
 
 

@@ -248,7 +248,7 @@ def test_every_step_of_the_bridge_changes_one_thing(bridge):
     assert changed == [{"frozen_blocks"}, {"kept"}, {"separable"}, {"layers"}, {"levels"}, {"middle"}, {"assigner"},
                        {"losses", "middle"},  # with ours, locations are in the middle anyway
                        {"lr", "weight_decay"}, set(),  # our network, and none of the specialist's recipe is left
-                       {"levels", "our_width"}, {"levels", "our_width", "kept"}], "trials stand each by itself"
+                       {"levels", "our_width"}, {"levels", "our_width"}, {"levels", "kept"}], "each trial by itself"
     assert recipes[0].items() >= bridge.RECIPES["det"].items() and recipes[-1]["lr"] == cfg.train.lr
 
 
@@ -271,7 +271,7 @@ def test_the_bridges_networks(bridge, step_of_bridge):
     for step in [name for name, (_, change) in bridge.STEPS.items() if change is not None and name != "views"][1:]:
         net, recipe = make(step)
         sizes.append(sum(p.numel() for p in net.parameters() if p.requires_grad))
-        ours = bridge.levels_loss if step == "levels" else bridge.our_loss
+        ours = bridge.levels_loss if step in ("levels", "towers") else bridge.our_loss
         loss_of = partial(ours, cfg=cfg) if recipe["losses"] == "ours" else bridge.specialist_loss
         loss = loss_of("det", net.train(), batch)
         loss.backward()
@@ -281,6 +281,9 @@ def test_the_bridges_networks(bridge, step_of_bridge):
         if step == "levels":
             assert [tuple(level.shape) for level in found] == [(4, 5 + 8, side, side) for side in (8, 4, 2)]
             assert sizes.pop() == sum(p.numel() for part in (net.necks, net.head) for p in part.parameters())
+        elif step == "towers":
+            assert [tuple(level.shape) for level in found] == [(4, 5 + 8, side, side) for side in (8, 4, 2, 1, 1)]
+            assert sizes.pop() == sizes[3], "the network of two layers on five levels"
         elif recipe["losses"] == "ours":
             assert found.detection.shape == (4, 5 + 8, 8, 8) and found.detection[:, 4].sigmoid().max() < .1, "hardly sure"
         else:
@@ -295,8 +298,9 @@ def test_our_levels_share_the_boxes_and_are_read_together(bridge):
     "A side of 64 pixels is the second level's; regions to ignore are everyone's; an object found on two levels is one box."
     cfg, boxes = preset("cpu"), torch.tensor([[0, 0, 63, 9], [0, 0, 9, 64], [8, 8, 135, 40], [0, 0, 128, 1], [0, 0, 200, 200.]])
     batch = SimpleNamespace(boxes=[boxes], labels=[torch.arange(5)], crowd=[torch.arange(5) == 4])
-    assert [bridge.own_boxes(batch, k)[1][0].tolist() for k in range(3)] == [[0, 4], [1, 2, 4], [3, 4]]
-    assert bridge.own_boxes(batch, 1)[2][0].tolist() == [False, False, True]
+    assert [bridge.own_boxes(batch, k, 3)[1][0].tolist() for k in range(3)] == [[0, 4], [1, 2, 4], [3, 4]]
+    assert bridge.own_boxes(batch, 2, 5)[1][0].tolist() == [3, 4], "of five, the third ends at 256 pixels"
+    assert bridge.own_boxes(batch, 1, 3)[2][0].tolist() == [False, False, True]
     maps = [torch.zeros(1, 7, 32 >> k, 32 >> k) for k in range(3)]  # 256 pixels, two classes
     for k, level in enumerate(maps):
         level[:, 4] = -9
@@ -371,9 +375,9 @@ def test_steps_of_the_bridge_become_cells(bridge, root, tmp_path, capsys, monkey
     torch.save(torchvision.models.mobilenet_v2().state_dict(), tmp_path / "start.pt")
     words = ["--data-root", str(root), "--weights", str(tmp_path / "start.pt"), "--preset", "smoke", "--folds", "0",
              "--out", str(tmp_path / "cells"), "net.backbone=mobilenet_v2", "cached_views=1"]
-    assert bridge.main(["--steps", "assigner,recipe,ours,levels,views", *words]) == 0
+    assert bridge.main(["--steps", "assigner,recipe,ours,levels,towers,views", *words]) == 0
     cells = {c.system: c for c in map(read_cell, (tmp_path / "cells").glob("*.json"))}
-    assert sorted(cells) == ["bridge_assigner", "bridge_levels", "bridge_ours", "bridge_recipe", "bridge_views"]
+    assert sorted(cells) == ["bridge_assigner", "bridge_levels", "bridge_ours", "bridge_recipe", "bridge_towers", "bridge_views"]
     assert not cells.pop("bridge_views").recipe["kept"]
     for cell in cells.values():
         assert cell.fold == 0 and {"AP", "AP50", "AP_small", "AP_medium", "AP_large"} <= cell.matrix["det"].keys()
