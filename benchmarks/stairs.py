@@ -160,10 +160,13 @@ class Stairs:
         "AP after each step, with intervals over images; green and red where the step's change is `sure`."
         names, groups = list(self.cells), list(GROUPS)
         fig, axes = plt.subplots(1, len(groups), figsize=(10, 0.36 * len(names) + 1), layout="constrained", sharey=True)
-        at = np.arange(len(names))
+        at, trials = np.arange(len(names)), sum(s in UNDONE for s in names)
+        path = len(names) - trials
         for ax, group in zip(axes, groups):
             found = [self.value(s, group) for s in names]
-            ax.step([c.value for c in found], at, where="pre", color="lightgray", zorder=0)
+            ax.step([c.value for c in found[:path]], at[:path], where="pre", color="lightgray", zorder=0)
+            if trials:
+                ax.axhline(path - 0.5, color="gray", lw=0.8, ls=":")
             for y, (step, c) in enumerate(zip(names, found)):
                 change = self.change(step, group) if y else None
                 colour = "tab:gray" if not y or not sure(change, group) else "tab:green" if change.value > 0 else "tab:red"
