@@ -153,7 +153,8 @@ class Stairs:
                        for g, c in changes.items()])
         before, after = (plain(self.sizes(s)[-1]) for s in ("ours", step))
         more = [GROUPS[g] for g, c in changes.items() if sure(c, g)]
-        return (f"{STEPS[step][0].capitalize()}: {text}; large objects from {before} to {after}. "
+        what = STEPS[step][0]
+        return (f"{what[0].upper()}{what[1:]}: {text}; large objects from {before} to {after}. "
                 + (f"More than chance: {listed(more)}." if more else "None of it is more than chance."))
 
     def figure(self):
