@@ -54,7 +54,8 @@ def recipe_of(step: str, cfg) -> dict:
     "The recipe of a step: the specialist's with all changes up to it."
     recipe = dict(RECIPES["det"], kept=False, separable=False, layers=4, levels=5, middle=False, assigner="fcos", losses="fcos")
     for name, (_, change) in STEPS.items():
-        recipe.update((change or {}) if name == step or name not in UNDONE else {})
+        if name == step or name not in UNDONE:
+            recipe.update(change or {})
         if name == step:
             break
     if recipe["losses"] == "ours":
@@ -66,20 +67,27 @@ def recipe_of(step: str, cfg) -> dict:
     return recipe
 
 
-class Levels(Pyramid):
-    "The pyramid, or its finest level alone; from the image, or from the backbone's maps where somebody has `given` them."
+class Maps:
+    "The maps of a network's `backbone`: from the image, or those that somebody has `given`."
+    given = None
+
+    def maps(self, images) -> list:
+        return self.backbone(images) if self.given is None else self.given
+
+
+class Levels(Maps, Pyramid):
+    "The pyramid, or its finest level alone."
 
     def __init__(self, backbone, width: int, levels: int):
         super().__init__(backbone, width)
-        self.levels, self.given = levels, None
+        self.levels = levels
         if levels == 1:
             self.fpn = FeaturePyramidNetwork(backbone.channels, width)
             for level in range(1, len(backbone.channels)):  # that nobody reads
                 self.fpn.layer_blocks[level] = nn.Identity()
 
     def forward(self, images):
-        maps = self.backbone(images) if self.given is None else self.given
-        found = self.fpn({str(i): m for i, m in enumerate(maps)})
+        found = self.fpn({str(i): m for i, m in enumerate(self.maps(images))})
         return {"0": found["0"]} if self.levels == 1 else found
 
 
@@ -131,17 +139,6 @@ class Bridge(Detector):
         return self.fcos.backbone
 
 
-class Maps(nn.Module):
-    "The backbone's maps: from the image, or those that somebody has `given`."
-
-    def __init__(self, backbone):
-        super().__init__()
-        self.backbone, self.given = backbone, None
-
-    def forward(self, images) -> list:
-        return self.backbone(images) if self.given is None else self.given
-
-
 class OurLosses(nn.Module):
     "FCOS's neck and towers, with our numbers at each location: four sides, confidence, classes; of several levels a map each."
 
@@ -171,19 +168,24 @@ def our_loss(task: str, net: nn.Module, batch, cfg) -> torch.Tensor:
     return weighted_sum(terms, DetectionTask([], cfg).weights)
 
 
-class OurLevels(nn.Module):
+class OurLevels(Maps, nn.Module):
     """Our neck and head on several maps: each with a learned sum of its own, all with one head. The last map is that before it,
     averaged over two by two locations; the head makes each twice as fine."""
 
     def __init__(self, backbone, classes: int, recipe: dict):
         super().__init__()
-        self.pyramid = Maps(backbone)
+        self.backbone = backbone
         width, strides = recipe["our_width"], backbone.strides
         self.necks = nn.ModuleList([DynamicFeatureFusion(backbone.channels, width, strides, s) for s in strides[1:]])
         self.head = TaskAdaptiveProcessor(width, {"det": classes}, 2)
 
+    @property
+    def pyramid(self) -> "OurLevels":
+        "What the kept maps are given to."
+        return self
+
     def forward(self, images) -> list:
-        maps = self.pyramid(images)
+        maps = self.maps(images)
         fused = [neck(maps) for neck in self.necks]
         return [self.head(level).detection for level in (*fused, F.avg_pool2d(fused[-1], 2))]
 

@@ -284,7 +284,7 @@ def train(task: str, net: nn.Module, records: list, cfg, recipe: dict, say, loss
     state = State(work, net=net, average=average, optimizer=optimizer, schedule=schedule)
     behind, seconds = state.load()
     started = time.perf_counter() - seconds
-    for epoch, steps in list(enumerate(plan))[behind:]:
+    for epoch, steps in enumerate(plan[behind:], behind):
         net.train()
         for batch in batches(steps):
             batch = batch.to(accelerator.device)

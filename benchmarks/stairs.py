@@ -61,8 +61,8 @@ class Stairs:
     """The steps of which every fold is there, one below the other. Raises InputError for less than two, and for cells that differ
     in more than their step and fold."""
 
-    def __init__(self, folder: "str | Path" = CELLS, folds: "list | None" = None):  # None: all that are there
-        found = [c for c in read_cells(folder) if folds is None or c.fold in folds]
+    def __init__(self, folder: "str | Path" = CELLS):
+        found = read_cells(folder)
         self.folds = sorted({c.fold for c in found})
         by_step = {step: [c for c in found if c.system == f"bridge_{step}"] for step in STEPS}
         self.cells = {step: cells for step, cells in by_step.items() if cells and [c.fold for c in cells] == self.folds}
