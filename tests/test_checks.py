@@ -113,6 +113,7 @@ def test_a_good_page_passes(repository):
     (5, "half(3)", "0 cells with assertions"),
     (5, "half(3)  # assert that it is 1.5", "0 cells with assertions"),
     (5, "%time half(3)\n'assert'", "0 cells with assertions"),
+    (6, "## What can go wrong\n\n```sh pip install . ```\n\n```\na/\n```", "cell 6: code on the line of its fence"),
     (6, "## The end", "What can go wrong"),
 ])
 def test_a_bad_page_is_named(repository, number, text, problem):

@@ -49,6 +49,7 @@ EXPORT = re.compile(r"^#\|\s*(export|exporti|exports)\b", re.MULTILINE)
 TITLE = re.compile(r"# .+\n+> .+\s*\Z")  # nbdev makes front matter of it and drops whatever follows
 HIDDEN = re.compile(r"^#\|\s*((hide|default_exp|export|exporti|exports)\b|include:\s*false)", re.MULTILINE)  # no reader sees it
 FOLDED = re.compile(r"^#\|\s*code-fold:\s*true", re.MULTILINE)
+FENCE = re.compile(r"^ *```(?! *[\w{}.-]*$)", re.MULTILINE)  # with code on its own line: shown as prose in code's type
 PROOF = re.compile(r"assert_\w+|expect_error")  # functions that assert
 MAGIC = re.compile(r"^(\s*)(\w+\s*=\s*)?[%!].*", re.MULTILINE)  # a line of IPython's own, which is no Python
 # Methods that a base class from elsewhere (torch's Module, Dataset, Optimizer; our SharedLayer) has documented already.
@@ -487,6 +488,8 @@ def layout_problems(name: str, found: list[dict]) -> list[str]:
     for number, (kind, text) in enumerate(texts):
         if kind == "code" and not EXPORT.search(text) and mixes(text):
             problems.append(f"{name}, cell {number}: imports and code in one cell; put the imports into a cell of their own")
+        if kind == "markdown" and FENCE.search(text):
+            problems.append(f"{name}, cell {number}: code on the line of its fence; ``` stands alone, before and after the code")
         unseen = HIDDEN.search(text) or FOLDED.search(text)
         if kind == "code" and proves(text) and not unseen and not found[number].get("outputs"):
             problems.append(f"{name}, cell {number}: asserts and shows nothing; fold it with #| code-fold: true, or hide it")
