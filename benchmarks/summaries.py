@@ -5,10 +5,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from agreement import read_records
-from claims import GROUPS, IMAGES, STARTS, SYSTEMS, Claim, all_rows, claims, facts, group_mean, groups, listed, row
+from claims import GROUPS, IMAGES, STARTS, SYSTEMS, Claim, all_rows, claims, facts, group_mean, groups, held, listed, row
 
 from unified_onehead.compare.statistics import class_aps, interval, resampled_classes
-from unified_onehead.compare.tables import five_percent, mean_matrix, runs_of
+from unified_onehead.compare.tables import mean_matrix
 from unified_onehead.core.config import METRICS
 from unified_onehead.core.tables import markdown_table
 from unified_onehead.learn.strategies import STRATEGIES
@@ -66,21 +66,20 @@ def leads_table() -> str:  # markdown, 5 columns
 def strategies_table(start: str = "") -> str:  # markdown, 6 columns
     "What each strategy keeps: own stage's end -> after stage 3, and its runs within 5 % of their own stage's end."
     lines = [["strategy", "mIoU", "AP", "Top-1", "runs within 5 %", "remedy"]]
-    for name, kind in STRATEGIES.items():
+    for name, kind in (*STRATEGIES.items(), (SYSTEMS["remedies"], STRATEGIES[SYSTEMS["ours"]])):
         r = all_rows("val").get((name, STARTS[start]))
         if r is None or name == "joint":
             continue
-        matrix, runs = mean_matrix(r.cells), {m: runs_of(r, None, m) for m in METRICS.values()}
-        kept = sum(all(five_percent(rs[k][0], *rs[k][2:])["pass_relative"] for rs in runs.values()) for k in range(len(r.cells)))
+        matrix, (remedy, _) = mean_matrix(r.cells), kind.judged_as(r.cells[0].config["distill"])
         moved = [f"{matrix[task][m]:.3f} -> {matrix['cls'][m]:.3f}" for task, m in METRICS.items() if task != "cls"]
-        lines.append([f"`{name}`", *moved, f"{r.mean('Top1'):.3f}", f"{kept} of {len(r.cells)}", kind.remedy or "on no list"])
+        lines.append([f"`{name}`", *moved, f"{r.mean('Top1'):.3f}", f"{sum(held(r))} of {len(r.cells)}", remedy or "on no list"])
     return markdown_table(lines)
 
 
 def say_lost(start: str = "") -> str:
     "What share of its own stage's mIoU each strategy has lost after stage 3, largest loss first."
     lost = {}
-    for name in STRATEGIES:
+    for name in (*STRATEGIES, SYSTEMS["remedies"]):
         r = all_rows("val").get((name, STARTS[start]))
         if r and name != "joint":
             matrix = mean_matrix(r.cells)

@@ -51,7 +51,7 @@ def command(root, tmp_path, monkeypatch):
 
 
 def test_the_plan_lists_what_is_missing_in_order(command, capsys):
-    "Two seeds: 5 systems x 2 starts x 2 seeds, then 5 x 2 x 5 folds of the first seed, then 7 other strategies x 2 x 2."
+    "Two seeds: 5 systems x 2 starts x 2 seeds, then 5 x 2 x 5 folds of the first seed, then 8 others x 2 x 2."
     assert command("--plan", "--seeds", "4,2") == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
@@ -60,10 +60,10 @@ def test_the_plan_lists_what_is_missing_in_order(command, capsys):
     assert lines[5:10] == [f"{system}-{EFFICIENT}-seed4" for system in ours]
     assert lines[10:20] == [line.replace("seed4", "seed2") for line in lines[:10]]
     assert lines[20:70] == [f"{line}-fold{k}" for k in range(5) for line in lines[:10]]
-    others = ["naive", "frozen", "ewc", "lwf", "replay", "isolation", "joint"]
-    assert lines[70:84] == [f"{system}-{start}-seed4" for start in (MOBILE, EFFICIENT) for system in others]
-    assert lines[84:] == [line.replace("seed4", "seed2") for line in lines[70:84]]
-    assert "0 of 98 cells are finished" in said.err and command.calls == [] and not command.out.exists()
+    others = ["naive", "frozen", "ewc", "lwf", "replay", "isolation", "joint", "listed_remedies"]
+    assert lines[70:86] == [f"{system}-{start}-seed4" for start in (MOBILE, EFFICIENT) for system in others]
+    assert lines[86:] == [line.replace("seed4", "seed2") for line in lines[70:86]]
+    assert "0 of 102 cells are finished" in said.err and command.calls == [] and not command.out.exists()
 
 
 def test_a_finished_cell_is_not_run_again(command, capsys):
@@ -74,7 +74,7 @@ def test_a_finished_cell_is_not_run_again(command, capsys):
     assert command("--plan") == 0
     said = capsys.readouterr()
     assert NAME not in said.out.splitlines() and f"naive-{MOBILE}-seed1" in said.out.splitlines()
-    assert "1 of 122 cells are finished" in said.err, "three seeds: 30 of ours, 50 folds of the first seed, 42 others"
+    assert "1 of 128 cells are finished" in said.err, "three seeds: 30 of ours, 50 folds of the first seed, 48 others"
     assert command(f"naive-{MOBILE}-*") == 0 and len(command.calls) == 3, "the two other seeds"
 
 

@@ -118,6 +118,7 @@ def compare_lists() -> str:
     "The end of `compare --help`."
     from unified_onehead.learn.strategies import STRATEGIES
     return "\n".join(["systems, for --strategies:", *entry_lines(STRATEGIES),
+                      f"  {'listed_remedies':16} progressive_kd with the settings of the preset of that name.",
                       f"  {'single':16} Three separate networks, one per task."])
 
 # %% ../nbs/cli.ipynb #2fd31839

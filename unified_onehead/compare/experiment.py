@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.files import InputError, file_sha256
 from ..core.config import (
-    BOXES_ALONE, MACHINE, TASK_TITLES, Config, DistillConfig, LossConfig, current_names, replace_fields, to_dict)
+    BOXES_ALONE, LISTED_REMEDIES, MACHINE, TASK_TITLES, Config, DistillConfig, LossConfig, current_names, replace_fields, to_dict)
 from ..core.named import file_word
 from ..data.records import Minis
 from ..data.sources import data_digest
@@ -20,14 +20,19 @@ from ..learn.strategies import STRATEGIES
 from .folds import image_name
 
 # %% ../../nbs/compare/01_experiment.ipynb #c3ab1962
+DECIDED = {  # systems that are no strategy by themselves -> the settings that they decide
+    "listed_remedies": {"strategy": "progressive_kd", **LISTED_REMEDIES},
+    "single": {"strategy": "naive"}}
+
+
 class Systems(Sequence):
-    "The names of all systems of ours: every strategy that is registered at the moment, then `single`."
+    "The names of all systems of ours: every strategy that is registered at the moment, then `listed_remedies` and `single`."
 
     def __getitem__(self, index):
-        return (*STRATEGIES, "single")[index]
+        return (*STRATEGIES, *DECIDED)[index]
 
     def __len__(self):
-        return len(STRATEGIES) + 1
+        return len(STRATEGIES) + len(DECIDED)
 
     def __repr__(self):
         return repr(tuple(self))
@@ -99,7 +104,8 @@ def settled(
     Config
         strategy, single_task and, for a system from elsewhere, mask refinement are set
     """
-    own = {"strategy": cell.system if cell.system in STRATEGIES else "naive", **({} if cell.system in SYSTEMS else BOXES_ALONE)}
+    elsewhere = {"strategy": "naive", **BOXES_ALONE}
+    own = {"strategy": cell.system} if cell.system in STRATEGIES else DECIDED.get(cell.system, elsewhere)
     return replace_fields(cell.cfg, single_task=False, **own)
 
 # %% ../../nbs/compare/01_experiment.ipynb #00cc6ea0

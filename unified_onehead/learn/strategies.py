@@ -443,7 +443,7 @@ class ProgressiveKnowledgeDistillation(LearningWithoutForgetting, Isolation):
         if not distill.get("isolate_channels", True):
             return "knowledge distillation, replay", ""
         return cls.remedy, ("own channels and their update mask are on no list: read as how the head is trained; "
-                            "without them: isolate_channels=false old_lr_scale=1")
+                            "without them: preset listed_remedies")
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ def doubt(
     device: "torch.device | None" = None,  # None: not known yet
 ) -> str:  # a sentence, or nothing
     "What a person may not have meant: a recipe for real data without its data, start weights or GPU."
-    if cfg.run.preset not in ("cpu", "t4"):
+    if cfg.run.preset not in ("cpu", "t4", "listed_remedies"):
         return ""
     lacking = ["the real minis (--data-root)"] * (not cfg.data.root) + ["ImageNet weights (--weights imagenet)"] * (
         cfg.net.weights == "none")
