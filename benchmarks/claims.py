@@ -621,7 +621,7 @@ def say_runs() -> str:
     "The 5 %, run by run."
     return (f"Of {fig('runs')} default runs (three seeds from each start), {fig('runs.own')} stay within 5 % of their own "
             f"stage's end in every metric, which is the course's reading, {fig('runs.single')} within 5 % of what the task "
-            f"reaches alone, and {fig('runs.both')} of both.")
+            f"reaches alone, and {fig('runs.both')} within both.")
 
 
 def say_remedies() -> str:
@@ -638,7 +638,7 @@ def say_remedies() -> str:
 def say_preset() -> str:
     "What listed remedies keep with settings of their own."
     ours, strict = ([fig(f"{m}.val.{system}") for m in METRICS.values()] for system in ("ours", "remedies"))
-    return (" The preset `listed_remedies` shares all channels too, but weighs distillation more and lets later stages move "
+    return (" The preset `listed_remedies` shares all channels too, and its later stages move "
             f"less; {quantity(int(claims['remedies.kept'].value))} of its {fig('remedies.runs')} runs stay within the 5 %. From "
             f"true features it ends at {' / '.join(strict)} (mIoU / AP / Top-1), the default at {' / '.join(ours)}.")
 

@@ -143,7 +143,8 @@ class Stairs:
         for word, sign in (("costs", -1), ("gives", 1)):
             found = sorted((c for _, c in steps if sure(c, group) and c.value * sign > 0), key=lambda c: -abs(c.value))
             said = [f"{c.what} {c.text()}" for c in found]
-            text += f" Alone {word} more than chance: {listed(said)}." if said else f" No single change {word} more than chance."
+            who = f"One change {word}" if len(said) == 1 else f"{quantity(len(said)).capitalize()} changes {word[:-1]}"
+            text += f" {who} more than chance: {listed(said)}." if said else f" No single change {word} more than chance."
         return text
 
     def say_undone(self, step: str) -> str:

@@ -86,7 +86,8 @@ def say_lost(start: str = "") -> str:
             lost[name] = 1 - matrix["cls"]["mIoU"] / matrix["seg"]["mIoU"]
     fell = {n: v for n, v in sorted(lost.items(), key=lambda pair: -pair[1]) if v >= 0.0005}
     kept = [f"`{n}`" for n, v in lost.items() if abs(v) < 0.0005]
-    text = (f"Of mIoU, the task that was learned first, is lost: {', '.join(f'`{n}` {v:.1%}' for n, v in fell.items())}. "
+    shares = ", ".join(f"`{n}` {v:.1%}" for n, v in fell.items())
+    text = (f"Of mIoU, the metric of the task that was learned first, is lost: {shares}. "
             f"{listed(kept)} lose nothing, because nothing that the first task uses is trained again.")
     return text.replace("%", " %")
 

@@ -414,7 +414,7 @@ def check_config(cfg: Config) -> Config:  # the same configuration
     return cfg
 
 # %% ../../nbs/core/01_config.ipynb #fcb63318
-LISTED_REMEDIES = dict(isolate_channels=False, old_lr_scale=1.0, kd=8.0, stage_lr_decay=0.25)  # distillation and replay alone
+LISTED_REMEDIES = dict(isolate_channels=False, old_lr_scale=1.0, kd=2.0, stage_lr_decay=0.25)  # distillation and replay alone
 PRESETS = {
     "synthetic": dict(size=96, synthetic_side=96, width=96, fused_stride=8, isolate_channels=False, old_lr_scale=0.1,
                       epochs_seg=20, epochs_det=7, epochs_cls=5),
