@@ -405,28 +405,23 @@ def add_masks(claims: Claims) -> None:
             claims.add(name, functools.partial(fold_alone_lead, "AP", "specialist", name, group))
 
 
+def held(r, single=None) -> "list[bool]":
+    "Of each run of a row, whether every metric stays within 5 % of its own stage's end, or of what `single` reaches alone."
+    baseline, runs = single is not None, [runs_of(r, single, m) for m in METRICS.values()]
+    return [all(five_percent(of[k][baseline], *of[k][2:])["pass_relative"] for of in runs) for k in range(len(r.cells))]
+
+
 @functools.cache
 def kept_runs() -> list:  # per run of the default on val: (start, seed, own stage's end kept, task alone kept)
     "Whether each of the six runs stays within 5 % in all three metrics, against either baseline."
-    runs = []
-    for start in STARTS:
-        ours, single = row("ours", "val", start), row("single", "val", start)
-        found = {m: runs_of(ours, single, m) for m in METRICS.values()}
-        for k, cell in enumerate(ours.cells):
-            runs.append((start, cell.seed, *(all(five_percent(found[m][k][b], *found[m][k][2:])["pass_relative"] for m in found)
-                                             for b in (0, 1))))
-    return runs
-
-
-def held(r) -> "list[bool]":
-    "Of each run of a row, whether every metric stays within 5 % of its own stage's end."
-    runs = [runs_of(r, None, m) for m in METRICS.values()]
-    return [all(five_percent(of[k][0], *of[k][2:])["pass_relative"] for of in runs) for k in range(len(r.cells))]
+    pairs = {start: (row("ours", "val", start), row("single", "val", start)) for start in STARTS}
+    return [(start, cell.seed, own, alone) for start, (ours, single) in pairs.items()
+            for cell, own, alone in zip(ours.cells, held(ours), held(ours, single))]
 
 
 @functools.cache
 def listed_runs() -> dict:  # (strategy, start) -> per run, whether every metric stays within 5 % of its own stage's end
-    "Runs of the strategies whose remedies are all on the assignment's list; `naive` has none."
+    "Runs of the strategies that use no remedy but the assignment's; `naive`, which uses none, is among them."
     rows = {(name, start): all_rows("val").get((name, weights)) for start, weights in STARTS.items()
             for name, kind in STRATEGIES.items() if kind.remedy and "own channels" not in kind.remedy}
     return {key: held(r) for key, r in rows.items() if r}
@@ -638,9 +633,10 @@ def say_remedies() -> str:
 def say_preset() -> str:
     "What listed remedies keep with settings of their own."
     ours, strict = ([fig(f"{m}.val.{system}") for m in METRICS.values()] for system in ("ours", "remedies"))
-    return (" The preset `listed_remedies` shares all channels too, and its later stages move "
-            f"less; {quantity(int(claims['remedies.kept'].value))} of its {fig('remedies.runs')} runs stay within the 5 %. From "
-            f"true features it ends at {' / '.join(strict)} (mIoU / AP / Top-1), the default at {' / '.join(ours)}.")
+    kept = int(claims["remedies.kept"].value)
+    return (f" The preset `listed_remedies` shares all channels too, and its later stages move less; {quantity(kept)} of its "
+            f"{fig('remedies.runs')} runs stay{'s' * (kept <= 1)} within the 5 %. From true features it ends at "
+            f"{' / '.join(strict)} (mIoU / AP / Top-1), the default at {' / '.join(ours)}.")
 
 
 def say_search() -> str:

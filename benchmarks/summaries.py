@@ -63,14 +63,18 @@ def leads_table() -> str:  # markdown, 5 columns
     return markdown_table(lines)
 
 
+def taught_in_turn(start: str) -> dict:  # name -> (class, Row, mean score matrix)
+    "Strategies that teach one task after the other, and the preset of listed remedies, as far as their cells are there."
+    kinds = {**STRATEGIES, SYSTEMS["remedies"]: STRATEGIES[SYSTEMS["ours"]]}
+    rows = {name: all_rows("val").get((name, STARTS[start])) for name in kinds if name != "joint"}
+    return {name: (kinds[name], r, mean_matrix(r.cells)) for name, r in rows.items() if r}
+
+
 def strategies_table(start: str = "") -> str:  # markdown, 6 columns
     "What each strategy keeps: own stage's end -> after stage 3, and its runs within 5 % of their own stage's end."
     lines = [["strategy", "mIoU", "AP", "Top-1", "runs within 5 %", "remedy"]]
-    for name, kind in (*STRATEGIES.items(), (SYSTEMS["remedies"], STRATEGIES[SYSTEMS["ours"]])):
-        r = all_rows("val").get((name, STARTS[start]))
-        if r is None or name == "joint":
-            continue
-        matrix, (remedy, _) = mean_matrix(r.cells), kind.judged_as(r.cells[0].config["distill"])
+    for name, (kind, r, matrix) in taught_in_turn(start).items():
+        remedy, _ = kind.judged_as(r.cells[0].config["distill"])
         moved = [f"{matrix[task][m]:.3f} -> {matrix['cls'][m]:.3f}" for task, m in METRICS.items() if task != "cls"]
         lines.append([f"`{name}`", *moved, f"{r.mean('Top1'):.3f}", f"{sum(held(r))} of {len(r.cells)}", remedy or "on no list"])
     return markdown_table(lines)
@@ -78,12 +82,7 @@ def strategies_table(start: str = "") -> str:  # markdown, 6 columns
 
 def say_lost(start: str = "") -> str:
     "What share of its own stage's mIoU each strategy has lost after stage 3, largest loss first."
-    lost = {}
-    for name in (*STRATEGIES, SYSTEMS["remedies"]):
-        r = all_rows("val").get((name, STARTS[start]))
-        if r and name != "joint":
-            matrix = mean_matrix(r.cells)
-            lost[name] = 1 - matrix["cls"]["mIoU"] / matrix["seg"]["mIoU"]
+    lost = {name: 1 - matrix["cls"]["mIoU"] / matrix["seg"]["mIoU"] for name, (_, _, matrix) in taught_in_turn(start).items()}
     fell = {n: v for n, v in sorted(lost.items(), key=lambda pair: -pair[1]) if v >= 0.0005}
     kept = [f"`{n}`" for n, v in lost.items() if abs(v) < 0.0005]
     shares = ", ".join(f"`{n}` {v:.1%}" for n, v in fell.items())

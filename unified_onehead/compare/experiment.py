@@ -20,7 +20,7 @@ from ..learn.strategies import STRATEGIES
 from .folds import image_name
 
 # %% ../../nbs/compare/01_experiment.ipynb #c3ab1962
-DECIDED = {  # systems that are no strategy by themselves -> the settings that they decide
+FIXED = {  # systems that are no strategy by themselves -> the settings that they decide
     "listed_remedies": {"strategy": "progressive_kd", **LISTED_REMEDIES},
     "single": {"strategy": "naive"}}
 
@@ -29,10 +29,10 @@ class Systems(Sequence):
     "The names of all systems of ours: every strategy that is registered at the moment, then `listed_remedies` and `single`."
 
     def __getitem__(self, index):
-        return (*STRATEGIES, *DECIDED)[index]
+        return (*STRATEGIES, *FIXED)[index]
 
     def __len__(self):
-        return len(STRATEGIES) + len(DECIDED)
+        return len(STRATEGIES) + len(FIXED)
 
     def __repr__(self):
         return repr(tuple(self))
@@ -105,7 +105,7 @@ def settled(
         strategy, single_task and, for a system from elsewhere, mask refinement are set
     """
     elsewhere = {"strategy": "naive", **BOXES_ALONE}
-    own = {"strategy": cell.system} if cell.system in STRATEGIES else DECIDED.get(cell.system, elsewhere)
+    own = {"strategy": cell.system} if cell.system in STRATEGIES else FIXED.get(cell.system, elsewhere)
     return replace_fields(cell.cfg, single_task=False, **own)
 
 # %% ../../nbs/compare/01_experiment.ipynb #00cc6ea0
