@@ -51,8 +51,8 @@ def quantity(n: int) -> str:
 
 
 def listed(names: list) -> str:
-    "a, b and c."
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    "a, b and c; nothing of no names."
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 @dataclass(frozen=True)

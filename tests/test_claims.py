@@ -126,6 +126,10 @@ def test_records_of_folds_are_of_the_cells_images():
         assert abs(record["readings"]["score and sides"]["AP"] - cell["metrics"]["AP"]) < 0.04
 
 
+def test_names_in_a_row():
+    assert [page.listed(list(names)) for names in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
+
+
 def test_sentences_hold_their_figures():
     text = "\n".join(say() for say in page.SENTENCES)
     for words in ("**0.054**", "19 of val's 294 boxes", "behind FCOS with certainty: AP differs by -0.040", "+0.002 without",
