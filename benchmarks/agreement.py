@@ -86,7 +86,7 @@ def read_model(path: "str | Path", data_root: "str | Path", device: str = "auto"
     val, readings, evidence = MiniDataset(minis.records["det"]["val"], 1 << 30), {}, {}
     for name, (agreement, outline) in READINGS.items():
         own = replace_fields(cfg, mask_score_weight=agreement, mask_box_weight=outline)
-        seen = {"det": take_evidence(net, make_tasks(classes, own, stride)["det"], val, own, where, minis.root)}
+        seen = {"det": take_evidence(net, make_tasks(classes, own, stride)["det"], val, own, where, minis.place("det"))}
         readings[name] = {**{k: round(v, 6) for k, v in scores_of(seen).items()}, "classes": class_values(seen)["det"]}
         if name in POOLED and (keep or fold is not None):
             evidence[name] = seen["det"]

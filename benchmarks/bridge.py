@@ -288,7 +288,7 @@ def run_ours(cfg, minis, say, work: "Path | None" = None) -> dict:
         rows = train_alone(learner, {"det": alone_epochs(stage_plan(cfg))["det"]}, minis, Path(folder), weights["sha256"], say)
     seconds = round(sum(row["seconds"] for row in rows), 2)
     scores, evidence = measure(learner.net, our_reader("det", minis.classes["det"], cfg), learner.val_sets["det"], cfg,
-                               learner.device, minis.root)
+                               learner.device, minis.place("det"))
     say(f"AP {scores[METRICS['det']]:.4f}   ({seconds:.0f} s)")
     return {"matrix": {"det": scores}, "evidence": evidence, **facts([learner], weights, {"det": seconds})}
 

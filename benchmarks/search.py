@@ -68,7 +68,7 @@ def trial(name: str, task: str, cfg, fold: int, settings: list, note: str, store
     minis = inner_minis(get_minis(cfg), task, fold, cfg)
     learner, weights = make_learner(cfg, minis, store)
     rows = learner.fit_stage(0, (task,), [])
-    evidence = take_evidence(learner.net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.root)
+    evidence = take_evidence(learner.net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.place(task))
     line = {"name": name, "task": task, "fold": fold, "seed": cfg.run.seed, "settings": settings, "note": note, "patch": "",
             "scores": {k: round(v, 5) for k, v in scores_of({task: evidence}).items()},
             "classes": {c: v["value"] for c, v in class_values({task: evidence})[task].items()},

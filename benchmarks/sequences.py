@@ -84,7 +84,7 @@ def average(net, stages: "list[dict]", share: float = 0.5) -> None:  # state dic
 
 def final_scores(learner, cfg, minis) -> dict:
     "The course's scores of the network as it is."
-    evidence = {t: take_evidence(learner.net, learner.tasks[t], learner.val_sets[t], cfg, learner.device, minis.root)
+    evidence = {t: take_evidence(learner.net, learner.tasks[t], learner.val_sets[t], cfg, learner.device, minis.place(t))
                 for t in TASKS}
     return {k: round(v, 5) for k, v in scores_of(evidence).items() if k in ("mIoU", "AP", "AP50", "Top1")}
 

@@ -311,10 +311,10 @@ def recipe_changes(saved, recipe: dict) -> "list[str]":  # of a finished cell
     return [f"{k}: {old.get(k)} in the file's recipe, {v} now" for k, v in recipe.items() if old.get(k) != v]
 
 
-def measure(net: nn.Module, record, val: MiniDataset, cfg, device, root: str) -> "tuple[dict, dict]":
+def measure(net: nn.Module, record, val: MiniDataset, cfg, device, place: str) -> "tuple[dict, dict]":
     "Scores of one task, AP by the size of the objects among them, and the evidence that the cell keeps."
     scores = evaluate_task(net, record, val, cfg.data.size, device, cfg.run.eval_batch).compute()
-    evidence = {record.name: take_evidence(net, record, val, cfg, device, root)}
+    evidence = {record.name: take_evidence(net, record, val, cfg, device, place)}
     return {**{k: v for k, v in scores.items() if not k.startswith("classes_")}, **scores_of(evidence)}, evidence
 
 
@@ -328,7 +328,7 @@ def run_specialist(task: str, cfg, minis, say=print, recipe: "dict | None" = Non
     net = make(task, backbone, len(classes), cfg.data.size, recipe)
     seconds, shown, device = train(task, net, records["train"], cfg, recipe, say, **training)
     val = MiniDataset(records["val"], 1 << 30)
-    scores, evidence = measure(net, read(task, classes, cfg), val, cfg, device, minis.root)
+    scores, evidence = measure(net, read(task, classes, cfg), val, cfg, device, minis.place(task))
     say(f"{METRICS[task]} {scores[METRICS[task]]:.4f}   ({seconds:.0f} s)")
     return {"matrix": {task: scores}, "evidence": evidence, "weights": weights, "networks": 1,
             "parameters": sum(p.numel() for p in net.parameters()), "macs": forward_macs(net, cfg.data.size),

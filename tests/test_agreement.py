@@ -9,14 +9,17 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import agreement  # noqa: E402
+import one_factor  # noqa: E402
 
 from unified_onehead.compare.folds import fold_minis, image_name  # noqa: E402
 from unified_onehead.compare.statistics import scores_of  # noqa: E402
+from unified_onehead.core.boxes import resize_xyxy  # noqa: E402
 from unified_onehead.core.files import InputError  # noqa: E402
 from unified_onehead.core.config import preset, replace_fields  # noqa: E402
 from unified_onehead.data.cache import MiniDataset  # noqa: E402
 from unified_onehead.data.records import collate, letterbox  # noqa: E402
 from unified_onehead.learn.checkpoint import load_model, save_model  # noqa: E402
+from unified_onehead.model import answers  # noqa: E402
 from unified_onehead.model.net import build_network, class_counts  # noqa: E402
 from unified_onehead.data.sources import read_minis  # noqa: E402
 from unified_onehead.data.sources import data_digest  # noqa: E402
@@ -133,7 +136,7 @@ def test_a_network_of_a_fold_is_read_on_what_its_fold_held_out(saved, tmp_path, 
     for r in records:
         held = fold_minis(minis, cfg, r["fold"]).records["det"]["val"]
         for name in agreement.POOLED:
-            assert r["evidence"][name]["images"] == [image_name(record, minis.root) for record in held]
+            assert r["evidence"][name]["images"] == [image_name(record, minis.place("det")) for record in held]
             assert abs(scores_of({"det": r["evidence"][name]})["AP"] - r["readings"][name]["AP"]) < 1e-6
     pooled, = agreement.pooled_readings(records).values()
     images = pooled["boxes alone"]["evidence"]["det"]["images"]
@@ -175,3 +178,21 @@ def test_the_command_keeps_records_and_refuses_what_is_no_model(saved, capsys):
     assert agreement.main([str(folder / "nothing.pt"), *words]) == 2 and "no such model" in capsys.readouterr().err
     with pytest.raises(InputError, match="no such model"):
         agreement.read_model(folder / "nothing.pt", root)
+
+
+def test_one_factor_for_both_axes_is_another_way_back(saved, monkeypatch, tmp_path, capsys):
+    boxes = torch.tensor([[0., 0., 256., 171.]])
+    there = one_factor.by_one_factor(boxes, (171, 256), (427, 640))
+    assert torch.allclose(there, torch.tensor([[0., 0., 640., 427.5]])), "half a pixel below the photograph"
+    model, out, called = saved[1] / "model.pt", tmp_path / "found.json", []
+    monkeypatch.setattr(one_factor, "by_one_factor", lambda *args: called.append(args) or boxes.new_zeros(args[0].shape))
+    assert one_factor.main([str(model), "--data-root", str(saved[0]), "--device", "cpu", "--out", str(out)]) == 0
+    record, = json.loads(out.read_text())
+    exact = agreement.read_model(model, saved[0], "cpu")["readings"]["score and sides"]
+    assert record["factor for each axis"] == {m: exact[m] for m in ("AP", "AP50")}, "it is what every reader does"
+    assert called and record["one factor"] == {"AP": 0.0, "AP50": 0.0}, "and the other is asked in its place"
+    assert answers.resize_xyxy is resize_xyxy
+    folder = tmp_path / "net-fold1"
+    folder.mkdir()
+    assert one_factor.main([str(folder), "--data-root", str(saved[0]), "--out", str(out)]) == 2
+    assert "is a network of a fold" in capsys.readouterr().err and json.loads(out.read_text()) == [record]

@@ -83,7 +83,7 @@ def honest_runner(calls):
     "The same, with the names of the images that it was given."
     def run(cfg, minis, say=print, show=None):
         runner(None, calls)(cfg, minis)
-        names = [folds.image_name(r, minis.root) for r in minis.records["cls"]["val"]]
+        names = [folds.image_name(r, minis.place("cls")) for r in minis.records["cls"]["val"]]
         seen = {"cls": {"images": names, "classes": ["x", "y"], "seen": [[0, 0]] * len(names)}}
         return {**made(), "evidence": seen}
     return run

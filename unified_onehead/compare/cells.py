@@ -181,7 +181,7 @@ def run_sequence(
         state = run_stages(learner, minis, folder, state, say, inside)
         for path in places(folder, "stage*.pt") if keep else ():
             replace_file(keep / path.name, path.read_bytes())
-    evidence = {t: take_evidence(learner.net, learner.tasks[t], learner.val_sets[t], cfg, learner.device, minis.root)
+    evidence = {t: take_evidence(learner.net, learner.tasks[t], learner.val_sets[t], cfg, learner.device, minis.place(t))
                 for t in TASKS}
     if show:
         show(learner, evidence)
@@ -208,7 +208,7 @@ def run_single(
             rows = train_alone(learner, {task: epochs[task]}, minis, Path(folder), weights["sha256"], say)
         seconds[task] = round(sum(row["seconds"] for row in rows), 2)
         net = BorrowedMasks(learner.net, learners["seg"].net) if task == "det" else learner.net
-        evidence[task] = take_evidence(net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.root)
+        evidence[task] = take_evidence(net, learner.tasks[task], learner.val_sets[task], cfg, learner.device, minis.place(task))
         if keep:
             save_model(keep / f"{task}.pt", learner.net, cfg, minis.classes, data=data_digest(minis))
         say(f"{task} alone: {METRICS[task]} {scores_of(evidence)[METRICS[task]]:.4f}   ({seconds[task]:.0f} s)")

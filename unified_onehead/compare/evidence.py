@@ -132,7 +132,7 @@ def take_evidence(
     dataset: MiniDataset,  # of val
     cfg: Config,  # data.size and run.eval_batch are read
     device: "str | torch.device",  # where `net` is
-    root: str,  # of the data; cut off the names
+    place: str,  # where the task's dataset lies; cut off the names
 ) -> dict:  # images, classes, seen (and objects): the evidence of one task
     """Evaluate one task on every val image. Raises RuntimeError where the evidence gives another score than the metric.
 
@@ -148,8 +148,8 @@ def take_evidence(
         data.size and run.eval_batch are read
     device : str | torch.device
         where `net` is
-    root : str
-        of the data; cut off the names
+    place : str
+        where the task's dataset lies; cut off the names
 
     Returns
     -------
@@ -157,7 +157,7 @@ def take_evidence(
         images, classes, seen (and objects): the evidence of one task
     """
     metric = evaluate_task(net, EVIDENCE[task.name](task), dataset, cfg.data.size, device, cfg.run.eval_batch)
-    evidence = {"images": [image_name(r, root) for r in dataset.records], "classes": list(task.classes), **metric.evidence()}
+    evidence = {"images": [image_name(r, place) for r in dataset.records], "classes": list(task.classes), **metric.evidence()}
     again, value = scores_of({task.name: evidence})[METRICS[task.name]], metric.compute()[METRICS[task.name]]
     if abs(again - value) > 1e-3:
         raise RuntimeError(f"{METRICS[task.name]} is {value} by its metric and {again} by the evidence")

@@ -283,7 +283,7 @@ def differences(
     if minis and "data" in saved and saved["data"] != (digest := data_digest(minis)):
         unlike.append(f"data: {saved['data']} in the file, {digest} in {minis.root}")
     for task, part in (saved["evidence"].items() if minis else ()):
-        if part["images"] != [image_name(r, minis.root) for r in minis.records[task]["val"]]:
+        if part["images"] != [image_name(r, minis.place(task)) for r in minis.records[task]["val"]]:
             unlike.append(f"data: the file was measured on other images of {TASK_TITLES[task]} than {minis.root} holds")
     return unlike
 

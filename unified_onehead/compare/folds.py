@@ -6,6 +6,7 @@
 __all__ = ['FOLDS', 'assign_folds', 'fold_minis', 'image_name']
 
 # %% ../../nbs/compare/00_folds.ipynb #a3ce67ca
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,20 +98,20 @@ def fold_minis(
 # %% ../../nbs/compare/00_folds.ipynb #fc2e7795
 def image_name(
     record: Record,  # of any task; its path is read
-    root: "str | Path",  # folder with the three minis
+    place: "str | Path",  # folder of its dataset, as `Minis.place` says
 ) -> str:  # "val/n03394916/n03394916_1.JPEG"
-    """Split, folders and file name of an image; nothing of where the data lie.
+    """Folders and file name of an image in its dataset; nothing of where the dataset lies.
 
     Parameters
     ----------
     record : Record
         of any task; its path is read
-    root : str | Path
-        folder with the three minis
+    place : str | Path
+        folder of its dataset, as `Minis.place` says
 
     Returns
     -------
     str
         "val/n03394916/n03394916_1.JPEG"
     """
-    return "/".join(Path(record.path).relative_to(root).parts[1:])
+    return Path(os.path.relpath(record.path, place)).as_posix()

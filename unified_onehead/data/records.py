@@ -90,6 +90,10 @@ class Minis:
     reading: list = field(default_factory=list)  # how each set was read, in words: folders, label files, splits
     folders: dict = field(default_factory=dict)  # task -> where the dataset lies
 
+    def place(self, task: str) -> str:
+        "Where a task's dataset lies; where nobody said, where all three were read."
+        return self.folders.get(task, self.root)
+
 
 @dataclass
 class Sample:
